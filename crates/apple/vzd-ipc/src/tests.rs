@@ -1,0 +1,3 @@
+//! The protocol as both of its ends see it.
+
+mod protocol;

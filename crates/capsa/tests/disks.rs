@@ -1,0 +1,228 @@
+//! Disks of every format and access, as a guest finds them.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use capsa::test_utils::{self, Shell};
+use capsa::{DiskAccess, DiskFormat, DiskSpec, Error, LinuxVmBuilder, RateLimit, VmExit};
+
+const MIB: usize = 1 << 20;
+
+/// A raw image of `mib` MiB, every byte of it `fill`.
+fn raw(folder: &Path, name: &str, mib: usize, fill: u8) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, vec![fill; mib * MIB]).unwrap();
+    path
+}
+
+fn disk(path: &Path, access: DiskAccess) -> DiskSpec {
+    DiskSpec {
+        access,
+        ..DiskSpec::new(path)
+    }
+}
+
+fn on_the_host(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {output:?}"
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs `script` in a guest, which powers off after it; gives what it printed.
+async fn run(builder: LinuxVmBuilder, script: &str) -> String {
+    let mut shell = Shell::start(builder).await;
+    let output = shell.run(script).await;
+    shell.send("poweroff -f").await;
+    assert_eq!(shell.vm.wait().await, VmExit::PoweredOff);
+    output
+}
+
+#[tokio::test]
+async fn disks_come_in_order_with_their_serials_sizes_and_access() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let first = raw(folder, "first", 3, b'a');
+    let second = raw(folder, "second", 2, b'b');
+    let third = raw(folder, "third", 1, b'c');
+    let serial = |path: &Path, serial: &str, access| DiskSpec {
+        serial: Some(serial.to_owned()),
+        ..disk(path, access)
+    };
+    let builder = test_utils::vm()
+        .await
+        .disk(serial(
+            &first,
+            "twenty-characters-xx",
+            DiskAccess::ReadWrite,
+        ))
+        .disk(serial(&second, "two", DiskAccess::ReadOnly))
+        .disk(disk(&third, DiskAccess::Overlay { layer: None }));
+
+    let told = run(
+        builder,
+        "for d in vda vdb vdc; do echo \"$d $(cat /sys/block/$d/serial) $(cat /sys/block/$d/size) \
+         $(cat /sys/block/$d/ro) $(head -c 4 /dev/$d)\"; done; \
+         ! dd if=/dev/zero of=/dev/vdb bs=4096 count=1 conv=fsync 2>/dev/null && \
+         yes A | tr -d '\\n' | dd of=/dev/vda bs=65536 count=1 seek=2 conv=fsync,notrunc iflag=fullblock 2>/dev/null && \
+         yes C | tr -d '\\n' | dd of=/dev/vdc bs=65536 count=1 conv=fsync,notrunc iflag=fullblock 2>/dev/null && \
+         echo 3 > /proc/sys/vm/drop_caches && head -c 4 /dev/vdc",
+    )
+    .await;
+
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "vda twenty-characters-xx 6144 0 aaaa",
+            "vdb two 4096 1 bbbb",
+            "vdc  2048 0 cccc",
+            "CCCC"
+        ]
+    );
+    let mut expected = vec![b'a'; 3 * MIB];
+    expected[2 * 65536..3 * 65536].fill(b'A');
+    assert!(fs::read(&first).unwrap() == expected, "the written disk");
+    assert!(
+        fs::read(&second).unwrap() == vec![b'b'; 2 * MIB],
+        "read-only"
+    );
+    assert!(fs::read(&third).unwrap() == vec![b'c'; MIB], "the base");
+}
+
+#[tokio::test]
+async fn a_file_system_written_by_the_guest_is_clean_on_the_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ext4");
+    File::create(&path).unwrap().set_len(64 << 20).unwrap();
+    let image = path.to_str().unwrap();
+    on_the_host("/usr/sbin/mkfs.ext4", &["-q", image]);
+    let builder = test_utils::vm().await.disk(DiskSpec::new(&path));
+
+    run(
+        builder,
+        "mkdir /mnt && mount -t ext4 /dev/vda /mnt && mkdir /mnt/d && \
+         for i in $(seq 50); do seq $i 2000 > /mnt/d/$i; done && \
+         rm /mnt/d/7 && mv /mnt/d/8 /mnt/eight && umount /mnt && \
+         mount -t ext4 -o ro /dev/vda /mnt && seq 8 2000 | cmp - /mnt/eight && \
+         test \"$(ls /mnt/d | wc -l)\" = 48 && umount /mnt",
+    )
+    .await;
+
+    on_the_host("/usr/sbin/e2fsck", &["-fn", image]);
+}
+
+#[tokio::test]
+async fn qcow2_images_and_kept_layers_hold_what_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let base = raw(folder, "base", 8, b'x');
+    let qcow2 = folder.join("image");
+    let image = qcow2.to_str().unwrap();
+    on_the_host("qemu-img", &["create", "-q", "-f", "qcow2", image, "8M"]);
+    let layer = folder.join("layer");
+    let with_disks = async || {
+        let kept = DiskAccess::Overlay {
+            layer: Some(layer.clone()),
+        };
+        test_utils::vm()
+            .await
+            .disk(DiskSpec::new(&qcow2))
+            .disk(disk(&base, kept))
+    };
+
+    run(
+        with_disks().await,
+        "seq 100000 | dd of=/dev/vda bs=4096 conv=fsync 2>/dev/null && \
+         seq 100000 | dd of=/dev/vdb bs=4096 seek=3 conv=fsync 2>/dev/null",
+    )
+    .await;
+    let sums = run(
+        with_disks().await,
+        "seq 100000 > /tmp/n; head -c $(stat -c %s /tmp/n) /dev/vda | cmp - /tmp/n && \
+         dd if=/dev/vdb bs=4096 skip=3 2>/dev/null | head -c $(stat -c %s /tmp/n) | cmp - /tmp/n && \
+         head -c 5 /dev/vdb",
+    )
+    .await;
+
+    assert_eq!(sums, "xxxxx");
+    assert!(fs::read(&base).unwrap() == vec![b'x'; 8 * MIB], "the base");
+    for image in [&qcow2, &layer] {
+        on_the_host("qemu-img", &["check", "-q", image.to_str().unwrap()]);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_whose_speed_is_limited_is_no_faster() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = raw(folder.path(), "disk", 4, b'x');
+    let mut limited = DiskSpec::new(&path);
+    limited.limits.bytes = Some(RateLimit::per_second(MIB as u64));
+    let mut shell = Shell::start(test_utils::vm().await.disk(limited)).await;
+
+    let begun = Instant::now();
+    shell.run("cat /dev/vda > /dev/null").await;
+
+    // Of four seconds, the first may be free, and a request may leave a debt of its own size.
+    assert!(begun.elapsed() > Duration::from_secs(2), "{begun:?}");
+}
+
+#[tokio::test]
+async fn disks_that_cannot_be_used_are_refused_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let used = raw(folder, "used", 1, 0);
+    let vm = test_utils::vm().await.disk(DiskSpec::new(&used));
+    let vm = vm.start().await.unwrap();
+    let raw = raw(folder, "raw", 1, b'r');
+    let not_qcow2 = DiskSpec {
+        format: Some(DiskFormat::Qcow2),
+        ..DiskSpec::new(&raw)
+    };
+    let based = folder.join("based");
+    let image = based.to_str().unwrap();
+    let arguments = [
+        "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "raw", image,
+    ];
+    on_the_host("qemu-img", &arguments);
+    let corrupt = folder.join("corrupt");
+    fs::copy(&based, &corrupt).unwrap();
+    let header = File::options().write(true).open(&corrupt).unwrap();
+    header.write_all_at(&[0xff; 4], 20).unwrap();
+
+    for (disk, reason) in [
+        (DiskSpec::new(folder.join("missing")), "no such file"),
+        (DiskSpec::new(folder), "directory"),
+        (DiskSpec::new(&used), "in use"),
+        (disk(&used, DiskAccess::ReadOnly), "in use"),
+        (not_qcow2, "no qcow2 image"),
+        (DiskSpec::new(&based), "not allowed"),
+        (DiskSpec::new(&corrupt), "corrupt"),
+    ] {
+        let error = test_utils::vm()
+            .await
+            .disk(disk)
+            .build()
+            .await
+            .err()
+            .unwrap();
+        let text = error.to_string();
+        assert!(matches!(error, Error::File { .. }), "{text}");
+        assert!(text.contains(reason), "{text}");
+    }
+    vm.kill().await.unwrap();
+    let again = test_utils::vm().await.disk(DiskSpec::new(&used));
+    assert!(again.build().await.is_ok());
+}

@@ -1,0 +1,9 @@
+pub(crate) mod backends;
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod kernel;
+#[cfg(target_os = "linux")]
+pub(crate) mod network;
+pub(crate) mod run;
+pub(crate) mod sandbox;
+pub(crate) mod version;

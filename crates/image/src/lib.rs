@@ -1,0 +1,3 @@
+//! Root file systems and initramfs archives for guests.
+
+pub mod cpio;

@@ -1,0 +1,29 @@
+//! The monitor's first thread, once the machine runs: it answers the library's requests and waits for
+//! the end.
+
+use capsa_process::confine::{Policy, Rule, allow};
+use libc::*;
+
+use super::common::{EVERY_THREAD, NO_BACKTRACE};
+
+pub(super) const POLICY: Policy = Policy {
+    thread: "control",
+    rules: &[EVERY_THREAD, NO_BACKTRACE, RULES],
+};
+
+pub(super) const RULES: &[Rule] = &[
+    allow(SYS_poll),
+    allow(SYS_ppoll),
+    allow(SYS_recvmsg),
+    allow(SYS_sendmsg),
+    allow(SYS_sendto),
+    // The power button is an interrupt
+    allow(SYS_ioctl),
+    // Devices that end: what they watched, and what a disk has in flight
+    allow(SYS_epoll_ctl),
+    allow(SYS_timerfd_settime),
+    allow(SYS_shutdown),
+    allow(SYS_io_uring_enter),
+    allow(SYS_fdatasync),
+    allow(SYS_fcntl),
+];

@@ -1,0 +1,4 @@
+#![no_main]
+//! See `capsa_net::fuzzing::dns`.
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| capsa_net::fuzzing::dns(data));

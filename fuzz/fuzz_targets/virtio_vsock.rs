@@ -1,0 +1,6 @@
+//! A socket device's queues and packets, from a hostile driver.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| capsa_virtio::testing::fuzz::vsock(bytes));
