@@ -1,5 +1,5 @@
-//! `cargo xtask soak`: the ignored tests of the `soak` test programs, which take too long for each
-//! change. `docs/soak.md` has what came of them.
+//! `cargo xtask soak`: the ignored tests of the test programs called `soak` or `soak_…`, which take too
+//! long for each change. `docs/soak.md` has what came of them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -16,6 +16,9 @@ pub(crate) struct SoakArguments {
     /// Only on this backend (repeatable); KVM's run in the lab [default: both]
     #[arg(long, value_name = "BACKEND")]
     backend: Vec<Backend>,
+    /// Only the test programs whose name contains this (repeatable): soak_network
+    #[arg(long, value_name = "NAME")]
+    program: Vec<String>,
     /// Only the tests whose name contains this
     name: Option<String>,
 }
@@ -28,7 +31,7 @@ enum Backend {
 
 pub(crate) fn run(arguments: &SoakArguments) -> Result<ExitCode> {
     let root = workspace::root()?;
-    setup::for_tests()?;
+    setup::for_soak_tests()?;
     let backends = match arguments.backend.as_slice() {
         [] => &[Backend::Qemu, Backend::Kvm],
         chosen => chosen,
@@ -36,12 +39,19 @@ pub(crate) fn run(arguments: &SoakArguments) -> Result<ExitCode> {
     if backends.contains(&Backend::Kvm) {
         setup::lab()?;
     }
-    let programs = build(&root)?;
+    let mut programs = build(&root)?;
+    if !arguments.program.is_empty() {
+        let wanted = |name: &str| arguments.program.iter().any(|part| name.contains(part));
+        programs.retain(|program| wanted(&program.name));
+    }
+    if programs.is_empty() {
+        bail!("no test program has such a name");
+    }
     let mut failed = false;
     for program in &programs {
         for backend in backends {
-            eprintln!("== {} on {backend:?}", program.display());
-            let status = command(program, *backend, arguments.name.as_deref())?
+            eprintln!("== {} on {backend:?}", program.name);
+            let status = command(&program.executable, *backend, arguments.name.as_deref())?
                 .current_dir(&root)
                 .status()
                 .context("cannot run the soak tests")?;
@@ -77,8 +87,13 @@ fn command(program: &Path, backend: Backend, name: Option<&str>) -> Result<Comma
     Ok(command)
 }
 
-/// Builds the test programs that are called `soak`.
-fn build(root: &Path) -> Result<Vec<PathBuf>> {
+struct Program {
+    name: String,
+    executable: PathBuf,
+}
+
+/// Builds the test programs that are called `soak` or `soak_…`.
+fn build(root: &Path) -> Result<Vec<Program>> {
     #[derive(Deserialize)]
     struct Artifact {
         target: Target,
@@ -89,7 +104,7 @@ fn build(root: &Path) -> Result<Vec<PathBuf>> {
         name: String,
     }
     let output = workspace::cargo(root)
-        .args(["test", "--workspace", "--no-run", "--test", "soak"])
+        .args(["test", "--workspace", "--no-run", "--test", "soak*"])
         .args(["--features", FEATURES])
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
@@ -104,7 +119,10 @@ fn build(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|message| serde_json::from_str::<Artifact>(message).ok())
-        .filter(|artifact| artifact.target.name == "soak")
-        .map(|artifact| artifact.executable)
+        .filter(|artifact| artifact.target.name.starts_with("soak"))
+        .map(|artifact| Program {
+            name: artifact.target.name,
+            executable: artifact.executable,
+        })
         .collect())
 }

@@ -213,6 +213,12 @@ fn qemu(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    if let Some(path) = std::env::var_os("CAPSA_LAB_MONITOR") {
+        let mut socket = std::ffi::OsString::from("unix:");
+        socket.push(path);
+        socket.push(",server=on,wait=off");
+        command.arg("-monitor").arg(socket);
+    }
     Ok(command)
 }
 

@@ -55,6 +55,12 @@ pub(crate) fn for_tests() -> Result<()> {
     Ok(())
 }
 
+/// What the soak tests need in addition: programs that machines run, or that load them.
+pub(crate) fn for_soak_tests() -> Result<()> {
+    for_tests()?;
+    ensure_packages(&[packages::SOAK], &Vec::new)
+}
+
 /// The default kernel and initramfs.
 fn guest() -> Result<()> {
     kernel::ensure_default()?;

@@ -81,6 +81,18 @@ pub(crate) const TESTS: &[Package] = &[
     program("e2fsprogs", "mkfs.ext4"),
 ];
 
+/// Real programs for the soak tests: checkers of disks and shares, servers, and what loads them.
+pub(crate) const SOAK: &[Package] = &[
+    program("fio", "fio"),
+    program("git", "git"),
+    program("stress-ng", "stress-ng"),
+    program("wrk", "wrk"),
+    Package {
+        name: "postgresql",
+        present: Presence::File("/usr/lib/postgresql/15/bin/postgres"),
+    },
+];
+
 impl Package {
     fn is_present(&self) -> bool {
         match self.present {

@@ -132,19 +132,6 @@ fn follow(lines: &Receiver<std::io::Result<String>>, tell: &mut impl FnMut(Event
     }
 }
 
-impl Event {
-    /// The same of a program of the whole series, where this is one of those at `places`.
-    fn placed(self, places: &[usize]) -> Option<Self> {
-        let place = |index: usize| places.get(index).copied();
-        Some(match self {
-            Self::Began(index) => Self::Began(place(index)?),
-            Self::Said(index, line) => Self::Said(place(index)?, line),
-            Self::Ended(index, outcome) => Self::Ended(place(index)?, outcome),
-            Self::Alive => Self::Alive,
-        })
-    }
-}
-
 /// The inner side: started in the lab by [`run_series`].
 pub(crate) fn run_series_inside() -> Result<ExitCode> {
     let programs: Vec<Program> = serde_json::from_reader(std::io::stdin().lock())
@@ -175,17 +162,6 @@ pub(crate) fn run_series_inside() -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn program_of_a_second_lab_keeps_its_place_in_the_series() {
-        let said = Event::Said(1, "a line".to_owned());
-
-        assert_eq!(
-            said.placed(&[4, 7]),
-            Some(Event::Said(7, "a line".to_owned()))
-        );
-        assert_eq!(Event::Began(2).placed(&[4, 7]), None);
-    }
 
     #[test]
     fn lab_that_has_ended_does_not_stand_still_and_what_it_said_is_passed_on() {

@@ -92,6 +92,9 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<ExitCode> {
     for test in &total.ignored {
         println!("  ignored: {test}");
     }
+    for trouble in results.iter().flat_map(|result| &result.passed_again) {
+        println!("  failed once, passed when run again:  {trouble}");
+    }
     for trouble in results.iter().flat_map(|result| &result.troubles) {
         println!("  FAILED:  {trouble}");
     }
@@ -103,7 +106,6 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<ExitCode> {
     })
 }
 
-/// The programs that were asked for, the quick ones first.
 /// Tells the tests with machines where a distribution's kernel is: the lab's own.
 fn give_stock_kernel(programs: &mut [Program]) -> Result<()> {
     let image = setup::lab()?.image;
@@ -115,6 +117,7 @@ fn give_stock_kernel(programs: &mut [Program]) -> Result<()> {
     Ok(())
 }
 
+/// The programs that were asked for, the quick ones first.
 fn choose(built: Vec<Program>, arguments: &TestArguments, root: &Path) -> Vec<Program> {
     let wanted = |kind| arguments.only.is_empty() || arguments.only.contains(&kind);
     let mut programs: Vec<Program> = built

@@ -26,6 +26,19 @@ pub(crate) enum Event {
     Alive,
 }
 
+impl Event {
+    /// The same of a program of the whole series, where this is one of those at `places`.
+    pub(crate) fn placed(self, places: &[usize]) -> Option<Self> {
+        let place = |index: usize| places.get(index).copied();
+        Some(match self {
+            Self::Began(index) => Self::Began(place(index)?),
+            Self::Said(index, line) => Self::Said(place(index)?, line),
+            Self::Ended(index, outcome) => Self::Ended(place(index)?, outcome),
+            Self::Alive => Self::Alive,
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
     Exited { code: i32, milliseconds: u64 },
@@ -230,5 +243,16 @@ mod tests {
             events.last(),
             Some(&Event::Ended(0, Outcome::Signalled { signal: 11 }))
         );
+    }
+
+    #[test]
+    fn program_that_is_run_again_keeps_its_place_in_the_series() {
+        let said = Event::Said(1, "a line".to_owned());
+
+        assert_eq!(
+            said.placed(&[4, 7]),
+            Some(Event::Said(7, "a line".to_owned()))
+        );
+        assert_eq!(Event::Began(2).placed(&[4, 7]), None);
     }
 }
