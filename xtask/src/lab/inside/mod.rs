@@ -5,6 +5,7 @@ mod command;
 mod mounts;
 mod network;
 mod port;
+mod steady_kvm;
 
 use std::convert::Infallible;
 use std::fs;
@@ -34,6 +35,7 @@ fn bring_up_and_serve() -> Result<Infallible> {
     mounts::enter_host_root()?;
     network::bring_up_loopback().context("cannot bring the loopback interface up")?;
     set_up_kernel();
+    let _steady = steady_kvm::SteadyMachine::make()?;
     let port = ports.open()?;
     command::serve(port)
 }
