@@ -19,7 +19,7 @@ pub use self::driver_queue::{Buffer, DriverQueue, Offered, desc};
 pub use self::harness::Harness;
 use crate::{GuestMemory, GuestRam, Interrupt, InterruptLine};
 
-/// Guest memory of `mib` MiB at address zero, on a memfd as the monitors have it.
+/// Guest memory of `mib` MiB at address zero, on a memfd as QEMU shares it.
 pub fn guest_memory(mib: usize) -> GuestMemory {
     guest_memory_at(&[(0, mib << 20)])
 }

@@ -1,18 +1,14 @@
-//! Guest memory: one sealed memfd, mapped once, split around the 32-bit gap.
+//! Guest memory: private to this process, split around the 32-bit gap, in huge pages where the host has them.
 //!
-//! A memfd (and not anonymous memory) from the first day: it can be handed to another process
-//! (vhost-user, snapshots) and mapped copy-on-write.
+//! Huge pages save a guest that boots four faults of five, and page tables. `docs/decisions/0016` has the figures, and
+//! why it is no memfd.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use capsa_virtio::{GuestMemory, GuestRam};
-use rustix::fs::{MemfdFlags, SealFlags};
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
-    mmap::MmapRegionBuilder,
-};
+use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
 
 use super::error::{ConfigError, MachineError, Size};
 use super::layout::{self, HIGH_MEMORY_START, LOW_MEMORY_LIMIT};
@@ -20,6 +16,9 @@ use super::layout::{self, HIGH_MEMORY_START, LOW_MEMORY_LIMIT};
 /// The least memory a machine can have, in bytes. Linux itself does not start in less.
 pub const MIN_MEMORY: u64 = 32 << 20;
 const PAGE: u64 = 4096;
+/// What a huge page covers, and where it can begin.
+const HUGE_PAGE: usize = 2 << 20;
+const ACCESS: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Checks a memory size against what a machine can have.
 ///
@@ -69,31 +68,13 @@ impl Ram {
                 source,
             }
         };
-        let memfd = rustix::fs::memfd_create(
-            "capsa-guest-memory",
-            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-        )
-        .map_err(|e| failed("creating the memory file")(e.into()))?;
-        rustix::fs::ftruncate(&memfd, bytes)
-            .map_err(|e| failed("sizing the memory file")(e.into()))?;
-        // Nobody the file is ever handed to can shrink it under us.
-        rustix::fs::fcntl_add_seals(
-            &memfd,
-            SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-        )
-        .map_err(|e| failed("sealing the memory file")(e.into()))?;
-
-        let file = Arc::new(File::from(memfd));
         let mut regions = Vec::with_capacity(2);
-        let mut offset = 0;
         for range in layout::ram_ranges(bytes) {
-            let mapping = map(&file, offset, range.size)
-                .map_err(|e| failed("mapping it")(io::Error::other(e)))?;
+            let mapping = map(range.size).map_err(|e| failed("mapping it")(io::Error::other(e)))?;
             advise(&mapping).map_err(failed("advising the host about it"))?;
             let region = GuestRegionMmap::new(mapping, GuestAddress(range.start))
                 .ok_or_else(|| failed("placing it")(io::ErrorKind::InvalidInput.into()))?;
             regions.push(region);
-            offset += range.size;
         }
         let memory = GuestRam::from_regions(regions)
             .map_err(|e| failed("placing it")(io::Error::other(e)))?;
@@ -128,23 +109,45 @@ impl Ram {
     }
 }
 
-fn map(
-    file: &Arc<File>,
-    offset: u64,
-    size: u64,
-) -> Result<MmapRegion, vm_memory::mmap::MmapRegionError> {
-    MmapRegionBuilder::new(size as usize)
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
-        .with_file_offset(FileOffset::from_arc(file.clone(), offset))
+/// Maps memory where huge pages can be, if it can be had there: guest-physical addresses of regions are
+/// multiples of a huge page, so host addresses have to be. Elsewhere it is as good, and slower.
+fn map(size: u64) -> Result<MmapRegion, MmapRegionError> {
+    let size = size as usize;
+    let mut mapping = reserve(size, ACCESS)?;
+    // Linux aligns such mappings itself from 6.7 on, if their size is a multiple. Before, it fills address space
+    // from the top down: below a pad of the right size the next one is aligned, unless another thread comes between.
+    for _ in 0..4 {
+        let beyond = mapping.as_ptr() as usize % HUGE_PAGE;
+        if beyond == 0 {
+            break;
+        }
+        drop(mapping);
+        // Odd, so that it is not aligned itself, and as large as the memory: it must not slip into another gap.
+        let pad = reserve(size.next_multiple_of(HUGE_PAGE) + beyond, libc::PROT_NONE)?;
+        mapping = reserve(size, ACCESS)?;
+        drop(pad);
+    }
+    Ok(mapping)
+}
+
+/// Address space of this process alone; no page of it is there yet.
+fn reserve(size: usize, protection: i32) -> Result<MmapRegion, MmapRegionError> {
+    MmapRegionBuilder::new(size)
+        .with_mmap_prot(protection)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
         .build()
 }
 
 fn advise(mapping: &MmapRegion) -> io::Result<()> {
-    for advice in [libc::MADV_DONTDUMP, libc::MADV_DONTFORK] {
-        // SAFETY: the range is exactly the mapping; both kinds of advice leave its content alone.
+    for (advice, needed) in [
+        (libc::MADV_DONTDUMP, true),
+        (libc::MADV_DONTFORK, true),
+        // Kernels can be built without.
+        (libc::MADV_HUGEPAGE, false),
+    ] {
+        // SAFETY: the range is exactly the mapping; all three leave its content alone.
         let result = unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), advice) };
-        if result != 0 {
+        if result != 0 && needed {
             return Err(io::Error::last_os_error());
         }
     }
@@ -213,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn regions_do_not_share_bytes_of_the_memory_file() {
+    fn regions_do_not_share_bytes() {
         let ram = Ram::new(LOW_MEMORY_LIMIT + (1 << 20)).unwrap();
 
         ram.memory().write_obj(7u64, GuestAddress(0)).unwrap();
@@ -226,12 +229,11 @@ mod tests {
     }
 
     #[test]
-    fn memory_file_cannot_be_resized() {
+    fn memory_lies_where_huge_pages_can_be() {
         let ram = Ram::new(MIN_MEMORY).unwrap();
-        let region = ram.memory().iter().next().unwrap();
-        let file = region.file_offset().unwrap().file();
 
-        assert!(file.set_len(MIN_MEMORY / 2).is_err());
-        assert!(file.set_len(MIN_MEMORY * 2).is_err());
+        for (_, _, host) in ram.regions() {
+            assert_eq!(host % HUGE_PAGE as u64, 0);
+        }
     }
 }

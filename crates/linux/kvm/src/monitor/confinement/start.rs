@@ -26,8 +26,6 @@ pub(super) const POLICY: Policy = Policy {
 const RULES: &[Rule] = &[
     // KVM's many requests
     allow(SYS_ioctl),
-    // The guest's memory
-    allow(SYS_memfd_create),
     // Event loops, and the rings of disks
     allow(SYS_epoll_create1),
     allow(SYS_io_uring_setup),
