@@ -120,13 +120,21 @@ impl Shell {
     /// # Panics
     /// Where it fails or the guest does not answer.
     pub async fn run(&mut self, command: &str) -> String {
+        self.run_within(LIMIT, command).await
+    }
+
+    /// The same, for what takes longer than most.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
+    pub async fn run_within(&mut self, limit: Duration, command: &str) -> String {
         // Not the text that is waited for, should the terminal echo it.
         self.send(&format!("{{ {command}; }} 2>&1; echo \"<<capsa $?>>\""))
             .await;
         let end = Pattern::regex(r"<<capsa \d+>>\r?\n").unwrap();
         let output = self
             .console
-            .wait_for(end, LIMIT)
+            .wait_for(end, limit)
             .await
             .unwrap_or_else(|error| panic!("{command}: {error}"));
         let output = String::from_utf8_lossy(&output).replace('\r', "");
