@@ -86,6 +86,11 @@ pub(crate) const SOAK: &[Package] = &[
     program("fio", "fio"),
     program("git", "git"),
     program("stress-ng", "stress-ng"),
+    // Where guests find it: not one of the user's own.
+    Package {
+        name: "python3",
+        present: Presence::File("/usr/bin/python3"),
+    },
     program("wrk", "wrk"),
     Package {
         name: "postgresql",
