@@ -2,7 +2,8 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// No core dump, which would hold the guest's memory; and no way to raise a limit again.
+/// No core dump, which would hold the guest's memory; as many open files as the host allows, and no way to raise a limit
+/// again.
 pub(super) fn lower() -> io::Result<()> {
     let none = Rlimit {
         current: Some(0),
@@ -11,13 +12,15 @@ pub(super) fn lower() -> io::Result<()> {
     setrlimit(Resource::Core, none)?;
     // Neither message queues nor locked memory are of use to it.
     setrlimit(Resource::Msgqueue, none)?;
-    for resource in [Resource::Nofile, Resource::Sigpending] {
+    // Each file of a share that the guest knows takes a descriptor, and the usual limit is 1024.
+    for (resource, raised) in [(Resource::Nofile, true), (Resource::Sigpending, false)] {
         let now = getrlimit(resource);
+        let limit = if raised { now.maximum } else { now.current };
         setrlimit(
             resource,
             Rlimit {
-                current: now.current,
-                maximum: now.current,
+                current: limit,
+                maximum: limit,
             },
         )?;
     }

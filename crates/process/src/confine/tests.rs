@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::*;
 use crate::{ChildEnd, ControlSocket, ExitReason, receive, send};
 
@@ -38,6 +40,13 @@ fn confined(socket: OwnedFd) -> Result<(), Box<dyn Error>> {
     let (user, what) = message.split_once(' ').ok_or("no message")?;
     if user == "nobody" {
         become_nobody()?;
+    }
+    if what == "open-files" {
+        let usual = Rlimit {
+            current: Some(64),
+            ..getrlimit(Resource::Nofile)
+        };
+        setrlimit(Resource::Nofile, usual)?;
     }
     let stray = File::open("/dev/null")?;
     let mut kept = Confinement::default();
@@ -111,6 +120,13 @@ fn attempt(what: &str, stray: RawFd, share: Option<&OwnedFd>) -> String {
             let sets = rustix::thread::capabilities(None);
             format!("{:?}", sets.map(|sets| sets.permitted.bits()))
         }
+        "open-files" => {
+            let limit = getrlimit(Resource::Nofile);
+            format!(
+                "{:?}",
+                (limit.current > Some(64), limit.current == limit.maximum)
+            )
+        }
         "share" => told(open_in_share(rustix::fs::OFlags::RDWR).map_err(Into::into)),
         "read-only" => {
             let read = open_in_share(rustix::fs::OFlags::RDONLY).map_err(Into::into);
@@ -179,6 +195,11 @@ async fn files_and_sockets_are_out_of_reach() {
 async fn descriptors_that_were_not_kept_are_closed_and_no_capability_is_left() {
     assert_eq!(answer("stray").await, "Uncategorized");
     assert_eq!(answer("capabilities").await, "Ok(0)");
+}
+
+#[tokio::test]
+async fn limit_of_open_files_is_as_high_as_the_host_lets_it() {
+    assert_eq!(answer("open-files").await, "(true, true)");
 }
 
 #[tokio::test]
