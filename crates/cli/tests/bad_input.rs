@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 
 use assert_cmd::Command;
 use tempfile::TempDir;
@@ -113,6 +114,36 @@ fn a_wrong_variable_is_named() {
         .assert()
         .code(125)
         .stderr("capsa: error: CAPSA_BACKEND: hyperv: there is no backend of this name; use auto or one of: kvm, macos-subprocess, macos-native, vfkit, qemu\n");
+}
+
+#[test]
+fn vsock_ports_that_lead_nowhere_are_refused_before_the_start() {
+    let home = home();
+    fs::write(home.path().join("k"), "k").unwrap();
+    let _listener = UnixListener::bind(home.path().join("socket")).unwrap();
+    for (arguments, words) in [
+        (
+            &["--vsock-port", "5000:missing"][..],
+            ["5000:missing", "No such file"],
+        ),
+        (&["--vsock-port", "5000:k"], ["5000:k", "not a socket"]),
+        (
+            &["--vsock-port", "5000:socket", "--vsock-port", "5000:socket"],
+            ["5000:socket", "twice"],
+        ),
+        (
+            &["--vsock-port", "5000:socket", "-d", "--", "true"],
+            ["--vsock-port", "--detach"],
+        ),
+    ] {
+        let arguments = [&["run", "--kernel", "k"], arguments].concat();
+        assert_refused(&home, &arguments, &words);
+    }
+    for (port, word) in [("52100:socket", "agent"), ("socket:5000", "PORT:PATH")] {
+        let (status, text) = refused(&home, &["run", "--vsock-port", port]);
+        assert_eq!(status, 2, "{text}");
+        assert!(text.contains(word), "{text}");
+    }
 }
 
 #[test]

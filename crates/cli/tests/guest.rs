@@ -10,8 +10,10 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -109,6 +111,39 @@ fn binary_input_and_output_are_not_changed() {
     stdout.read_to_end(&mut received).unwrap();
     assert!(received == bytes, "{} bytes", received.len());
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Answers each of `count` connections with what it asked, reversed.
+fn reverse(listener: UnixListener, count: usize) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for _ in 0..count {
+            let (mut called, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            called.read_to_end(&mut asked).unwrap();
+            asked.reverse();
+            called.write_all(&asked).unwrap();
+        }
+    })
+}
+
+#[test]
+fn a_vsock_port_leads_to_a_unix_socket_of_the_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let service = reverse(UnixListener::bind(&path).unwrap(), 3);
+    let port = format!("5000:{}", path.display());
+    let ask = |word| format!("printf {word} | vsock connect 5000");
+
+    let script = format!("{}; {}; poweroff -f\n", ask("abc"), ask("def"));
+    let console = run_script(&["--vsock-port", &port], &script);
+    let command = ask("ghi");
+    let sandbox = run_script(&["--vsock-port", &port, "--", "sh", "-c", &command], "");
+
+    assert_eq!(text(&console.stdout), "cbafed", "{console:?}");
+    assert_eq!(console.status.code(), Some(0), "{console:?}");
+    assert_eq!(text(&sandbox.stdout), "ihg", "{sandbox:?}");
+    assert_eq!(sandbox.status.code(), Some(0), "{sandbox:?}");
+    service.join().unwrap();
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub(crate) mod network_flags;
 mod ready;
 mod session;
 pub(crate) mod signals;
+pub(crate) mod vsock_port;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use capsa_guest::discover::INITRD_VARIABLE;
 use clap::Args;
 
 use self::devices::{DiskArgument, ShareArgument};
+use self::vsock_port::VsockPortArgument;
 use crate::commands::sandbox;
 use crate::commands::sandbox::run::SandboxArguments;
 use crate::exit_status::{self, ExitStatus};
@@ -52,6 +54,10 @@ pub(crate) struct RunArguments {
     /// Give the guest a socket device, for its programs among themselves and with the host
     #[arg(long)]
     pub(crate) vsock: bool,
+    /// Hand what the guest's programs connect to this vsock port of the host to the program that listens
+    /// on this Unix socket (repeatable)
+    #[arg(long = "vsock-port", value_name = "PORT:PATH")]
+    pub(crate) vsock_ports: Vec<VsockPortArgument>,
     /// Kernel parameters; they win over the defaults
     #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
     pub(crate) cmdline: Option<String>,
@@ -121,8 +127,12 @@ impl RunArguments {
         for ShareArgument(share) in &self.shares {
             vm = vm.share(share.clone());
         }
-        if self.vsock {
-            vm = vm.vsock(VsockSpec::default());
+        if self.vsock || !self.vsock_ports.is_empty() {
+            // A guest that is early waits.
+            vm = vm.vsock(VsockSpec {
+                listen_ports: self.vsock_ports.iter().map(|port| port.port).collect(),
+                ..VsockSpec::default()
+            });
         }
         if let Some(parameters) = &self.cmdline {
             vm = vm.cmdline(parameters);
@@ -187,6 +197,7 @@ enum Input {
 }
 
 pub(crate) async fn run(arguments: RunArguments) -> Result<ExitStatus, Failure> {
+    vsock_port::check(&arguments.vsock_ports)?;
     if arguments.sandbox.is_wanted() {
         return sandbox::run::run(arguments).await;
     }
@@ -194,7 +205,8 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<ExitStatus, Failure> 
     let input = arguments.input();
     let vm = arguments.builder(input).await?.build().await?;
     let told = warn(&vm, 0);
-    session::run(vm, input, arguments.timeout, told).await
+    let ports = &arguments.vsock_ports;
+    session::run(vm, input, arguments.timeout, ports, told).await
 }
 
 /// Prints the warnings from number `told` on; returns how many there are now.

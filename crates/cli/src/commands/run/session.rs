@@ -12,6 +12,7 @@ use super::Input;
 use super::keys::{Ended, send_keys};
 use super::ready::{Filtered, MarkFilter};
 use super::signals::{EndSignals, TerminalChange, TerminalSignals};
+use super::vsock_port::{self, VsockPortArgument};
 use crate::exit_status::ExitStatus;
 use crate::failure::Failure;
 use crate::output::to_stderr;
@@ -36,6 +37,7 @@ pub(super) async fn run(
     vm: VmHandle,
     input: Input,
     limit: Option<Duration>,
+    ports: &[VsockPortArgument],
     told: usize,
 ) -> Result<ExitStatus, Failure> {
     let mut end_signals =
@@ -49,6 +51,7 @@ pub(super) async fn run(
         () = at(deadline) => return Ok(timed_out()),
     }
     super::warn(&vm, told);
+    let _forwards = vsock_port::open(&vm, ports).await?;
     let raw_mode = (input == Input::Keys)
         .then(RawMode::enter)
         .transpose()

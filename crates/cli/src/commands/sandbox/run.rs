@@ -11,6 +11,7 @@ use super::CommandArguments;
 use super::stdio::{Carried, carry};
 use crate::commands::run::RunArguments;
 use crate::commands::run::devices::ShareArgument;
+use crate::commands::run::vsock_port;
 use crate::exit_status::ExitStatus;
 use crate::failure::Failure;
 use crate::output;
@@ -151,6 +152,17 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<ExitStatus, Failure> 
         )
         .into());
     }
+    // The keeper of one with a name lives on without this process, and connects to nothing.
+    let kept = arguments.sandbox.detach || arguments.name.is_some();
+    if kept && !arguments.vsock_ports.is_empty() {
+        return Err(capsa::Error::invalid_setting(
+            "--vsock-port",
+            "with --detach or --name",
+            "it lasts as long as this command, and a sandbox with a name is another process's",
+            "leave one of them away",
+        )
+        .into());
+    }
     let builder = builder(&arguments).await?;
     if arguments.sandbox.detach {
         return detached(builder, &arguments).await;
@@ -184,6 +196,10 @@ async fn attached(
     let sandbox = builder.create().await?;
     warn(&sandbox);
     tracing::info!("{}", sandbox.timings());
+    let _forwards = match sandbox.vm() {
+        Some(vm) => vsock_port::open(vm, &arguments.vsock_ports).await?,
+        None => Vec::new(),
+    };
     let shell = [OsString::from(SHELL)];
     let words = match arguments.sandbox.command.as_slice() {
         [] => &shell,
