@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use capsa::test_utils::{backend, isolation};
 use capsa::{Capsa, Command, OwnerMapping, Rootfs, Sandbox, ShareAccess, ShareSpec};
+use rustix::process::{Resource, getrlimit};
 
 /// Ends what hangs; the lab's guests are slow.
 const LONG: Duration = Duration::from_secs(40 * 60);
@@ -24,8 +25,10 @@ const PYTHON: &str = "/usr/bin/python3";
 const GIT: &str = "/usr/bin/git";
 const POSIX: &str = include_str!("support/posix.py");
 const STORM: &str = include_str!("support/metadata_storm.py");
+/// More than the guest knows at once of the storm's files; each takes a descriptor of the share's process.
+const KNOWN_FILES: u64 = 30_000;
 /// What stress-ng does, each by one of its workers.
-const STRESSORS: [&str; 14] = [
+const STRESSORS: [&str; 12] = [
     "hdd",
     "dir",
     "rename",
@@ -34,8 +37,6 @@ const STRESSORS: [&str; 14] = [
     "dentry",
     "chmod",
     "utime",
-    "unlink",
-    "filename",
     "fallocate",
     "seek",
     "flock",
@@ -105,6 +106,7 @@ async fn posix_holds(owners: OwnerMapping, extent: &str) {
 
     print!("{owners:?}: {told}");
     assert_eq!(told, expected);
+    assert!(shared.path().join("syncing_is_accepted/file").exists());
 }
 
 #[tokio::test]
@@ -136,10 +138,7 @@ async fn stress_ng_finds_nothing_wrong_with_a_share_in_a_minute() {
     .await;
 
     println!("{told}");
-    let all = STRESSORS.len();
-    for line in [format!("passed: {all}:"), "failed: 0".to_owned()] {
-        assert!(told.contains(&line), "no {line:?} in {told}");
-    }
+    assert!(told.contains("successful run completed"), "{told}");
     for name in STRESSORS {
         // Its line of the metrics: name, operations, …
         let done = told.lines().find_map(|line| {
@@ -222,12 +221,28 @@ async fn twenty_thousand_files_are_made_found_renamed_and_deleted() {
     let files = sandbox.files();
     files.write("/tmp/storm.py", STORM).await.unwrap();
 
-    let told = guest(&sandbox, &format!("{PYTHON} /tmp/storm.py {SHARE} build")).await;
+    let limit = getrlimit(Resource::Nofile).maximum;
+    let forget = if limit.is_some_and(|limit| limit < KNOWN_FILES) {
+        println!("a process of this host has {limit:?} files at most: the guest forgets meanwhile");
+        "forget"
+    } else {
+        ""
+    };
+
+    let told = guest(
+        &sandbox,
+        &format!("{PYTHON} /tmp/storm.py {SHARE} build {forget}"),
+    )
+    .await;
     print!("{told}");
     // The host finds the same as the guest says it has left.
     let found = host(PYTHON, &[text(&script), text(shared.path()), "check"]);
     print!("on the host: {found}");
-    let told = guest(&sandbox, &format!("{PYTHON} /tmp/storm.py {SHARE} delete")).await;
+    let told = guest(
+        &sandbox,
+        &format!("{PYTHON} /tmp/storm.py {SHARE} delete {forget}"),
+    )
+    .await;
     print!("{told}");
 
     assert_eq!(fs::read_dir(shared.path()).unwrap().count(), 0);

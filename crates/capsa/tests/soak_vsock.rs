@@ -85,12 +85,13 @@ async fn receive(mut stream: VsockStream) -> (String, u64) {
     loop {
         let count = stream.read(&mut piece).await.unwrap();
         if count == 0 {
-            return (sum_of(sum), total);
+            break;
         }
         let known = &piece[..count];
         sum.stdin.as_mut().unwrap().write_all(known).unwrap();
         total += count as u64;
     }
+    (sum_of(sum), total)
 }
 
 fn tell(direction: &str, total: u64, begun: Instant) {
@@ -122,9 +123,9 @@ async fn four_gibibytes_each_way_have_the_same_sum_on_both_sides() {
     let begun = Instant::now();
     let source = format!(
         "head -c 1048000 /dev/urandom > /tmp/noise; mkfifo /tmp/tee; \
-         {{ md5sum < /tmp/tee > /tmp/sum & }}; \
+         md5sum < /tmp/tee > /tmp/sum & sum=$!; \
          {{ n=0; while [ $n -lt {mib} ]; do printf '%0576d' $n; cat /tmp/noise; n=$((n+1)); done; }} | \
-         tee /tmp/tee | vsock connect 5000; wait; cut -d ' ' -f 1 /tmp/sum"
+         tee /tmp/tee | vsock connect 5000; wait $sum; cut -d ' ' -f 1 /tmp/sum"
     );
     let guest = shell.run_within(LONG, &source);
     let host = async {

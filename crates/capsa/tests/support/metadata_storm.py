@@ -1,4 +1,7 @@
-"""What a large build does to a directory: storm.py DIRECTORY build|check|delete."""
+"""What a large build does to a directory: storm.py DIRECTORY build|check|delete [forget].
+
+With `forget` the kernel drops what it knows of files now and then.
+"""
 import os, shutil, sys, time
 
 DIRECTORIES, FILES = 200, 100
@@ -15,8 +18,16 @@ def content(directory, file):
     return b"%d/%d\n" % (directory, file) * (1 + directory * file % 300)
 
 
+def directories():
+    for directory in range(DIRECTORIES):
+        yield directory
+        if "forget" in sys.argv[3:] and directory % 50 == 49:
+            with open("/proc/sys/vm/drop_caches", "w") as drop:
+                drop.write("2")
+
+
 def each():
-    return ((directory, file) for directory in range(DIRECTORIES) for file in range(FILES))
+    return ((directory, file) for directory in directories() for file in range(FILES))
 
 
 def is_left(file):
@@ -55,7 +66,7 @@ def build():
 
 def check():
     left = 0
-    for directory in range(DIRECTORIES):
+    for directory in directories():
         here = f"deps/done-{directory}/build"
         names = sorted(f"{file}.o" for file in range(FILES) if is_left(file))
         assert sorted(os.listdir(here)) == names, here
@@ -75,6 +86,8 @@ if sys.argv[2] == "build":
 elif sys.argv[2] == "check":
     check()
 else:
-    shutil.rmtree("deps")
+    for directory in directories():
+        shutil.rmtree(f"deps/done-{directory}")
+    os.rmdir("deps")
     shutil.rmtree("final")
     tell("all deleted")
