@@ -2,8 +2,7 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// No core dump, which would hold the guest's memory; as many open files as the host allows, and no way to raise a limit
-/// again.
+/// No core dump, which would hold the guest's memory; as many open files as the host allows; no way to raise a limit again.
 pub(super) fn lower() -> io::Result<()> {
     let none = Rlimit {
         current: Some(0),
@@ -12,17 +11,30 @@ pub(super) fn lower() -> io::Result<()> {
     setrlimit(Resource::Core, none)?;
     // Neither message queues nor locked memory are of use to it.
     setrlimit(Resource::Msgqueue, none)?;
-    // Each file of a share that the guest knows takes a descriptor, and the usual limit is 1024.
-    for (resource, raised) in [(Resource::Nofile, true), (Resource::Sigpending, false)] {
+    raise_open_files()?;
+    for resource in [Resource::Nofile, Resource::Sigpending] {
         let now = getrlimit(resource);
-        let limit = if raised { now.maximum } else { now.current };
         setrlimit(
             resource,
             Rlimit {
-                current: limit,
-                maximum: limit,
+                current: now.current,
+                maximum: now.current,
             },
         )?;
     }
     Ok(())
+}
+
+/// Lets this process open as many files as the host allows. Each file of a share that the guest knows
+/// takes a descriptor, and the usual limit is 1024.
+///
+/// # Errors
+/// The host's own.
+pub fn raise_open_files() -> io::Result<()> {
+    let now = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: now.maximum,
+        ..now
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
 }

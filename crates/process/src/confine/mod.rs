@@ -24,6 +24,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
 pub use filter::{Filter, FilterError};
+pub use limits::raise_open_files;
 pub use policy::{Policy, Rule, When, allow, allow_when, pretend_missing};
 
 /// What a process keeps.

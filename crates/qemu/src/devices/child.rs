@@ -25,6 +25,8 @@ struct Served {
 }
 
 fn run(socket: OwnedFd) -> Result<(), Box<dyn Error>> {
+    // Where it fails, shares go on with what there is.
+    let _ = capsa_process::confine::raise_open_files();
     let socket = Arc::new(socket);
     let mut buffer = Vec::new();
     let Some(descriptors) = capsa_process::receive(&socket, &mut buffer)? else {
