@@ -1,5 +1,6 @@
 //! Real programs of this machine in guests, and the network that they talk through: `cargo xtask soak
 //! --program soak_network`; results are in docs/soak.md.
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::panic,
     clippy::unwrap_used,

@@ -56,6 +56,7 @@ pub(crate) fn for_tests() -> Result<()> {
 }
 
 /// What the soak tests need in addition: programs that machines run, or that load them.
+#[cfg(target_os = "linux")]
 pub(crate) fn for_soak_tests() -> Result<()> {
     for_tests()?;
     ensure_packages(&[packages::SOAK], &Vec::new)

@@ -82,6 +82,7 @@ pub(crate) const TESTS: &[Package] = &[
 ];
 
 /// Real programs for the soak tests: checkers of disks and shares, servers, and what loads them.
+#[cfg(target_os = "linux")]
 pub(crate) const SOAK: &[Package] = &[
     program("fio", "fio"),
     program("git", "git"),
