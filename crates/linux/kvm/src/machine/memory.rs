@@ -1,6 +1,6 @@
 //! Guest memory: private to this process, split around the 32-bit gap, in huge pages where the host has them.
 //!
-//! Huge pages save a guest that boots four faults of five, and page tables. `docs/decisions/0016` has the figures, and
+//! Huge pages save a guest that boots nine faults of ten, and page tables. `docs/decisions/0016` has the figures, and
 //! why it is no memfd.
 
 use std::io;
