@@ -257,7 +257,7 @@ fn hint(said: &str) -> &'static str {
         ),
         (
             &["Unable to locate package", "has no installation candidate"],
-            "apt's sources do not have it: Debian 12's main archive does",
+            "apt's sources do not have it: Debian 12's main and security archives do",
         ),
     ];
     CAUSES

@@ -21,10 +21,11 @@ pub enum BuildError {
         /// The line to type.
         command: String,
     },
-    /// No package with Linux sources is known.
+    /// No package with Linux sources that are new enough is there.
     #[error(
-        "Debian's package with the Linux sources (linux-source-…) is not known to apt; run \
-         `apt-get update`, or give a source tree with --source DIR"
+        "Debian's package with the Linux sources ({} or newer) is not installed; run `apt-get \
+         update` and install it, or give a source tree with --source DIR",
+        super::source::oldest_package()
     )]
     NoSourcePackage,
     /// The host has no compiler for this architecture.

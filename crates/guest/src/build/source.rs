@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 use super::{BuildError, Progress, SourceChoice};
 use crate::fingerprint::hex;
 
+/// The oldest Linux that has every option of `kernel/*.config`.
+pub(super) const OLDEST: (u32, u32) = (6, 12);
 /// Where Debian's packages put the sources.
 const PACKAGED: &str = "/usr/src";
 
@@ -134,7 +136,7 @@ impl Source {
     }
 }
 
-/// The newest packaged sources: the package's name and the archive.
+/// The newest packaged sources of those that are new enough: the package's name and the archive.
 pub(super) fn packaged() -> Option<(String, PathBuf)> {
     fs::read_dir(PACKAGED)
         .ok()?
@@ -142,7 +144,7 @@ pub(super) fn packaged() -> Option<(String, PathBuf)> {
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let package = name.strip_suffix(".tar.xz")?.to_owned();
-            let version = version(&package)?;
+            let version = usable_version(&package)?;
             Some((version, package, entry.path()))
         })
         .max()
@@ -150,9 +152,20 @@ pub(super) fn packaged() -> Option<(String, PathBuf)> {
 }
 
 /// The version in a package's name, `linux-source-6.12`.
-pub(super) fn version(package: &str) -> Option<(u32, u32)> {
+fn version(package: &str) -> Option<(u32, u32)> {
     let (major, minor) = package.strip_prefix("linux-source-")?.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The same, of a package whose Linux is new enough for our configuration.
+pub(super) fn usable_version(package: &str) -> Option<(u32, u32)> {
+    version(package).filter(|version| *version >= OLDEST)
+}
+
+/// The package to ask for where none that is known will do.
+pub(super) fn oldest_package() -> String {
+    let (major, minor) = OLDEST;
+    format!("linux-source-{major}.{minor}")
 }
 
 fn package_version(package: &str) -> Option<String> {
@@ -197,6 +210,14 @@ mod tests {
         assert!(version("linux-source-6.12") > version("linux-source-6.1"));
         assert_eq!(version("linux-source-6"), None);
         assert_eq!(version("linux-image-6.12"), None);
+    }
+
+    #[test]
+    fn linux_that_is_older_than_our_configuration_will_not_do() {
+        assert_eq!(usable_version("linux-source-6.1"), None);
+        assert_eq!(usable_version("linux-source-6.12"), Some((6, 12)));
+        assert_eq!(usable_version("linux-source-7.0"), Some((7, 0)));
+        assert_eq!(usable_version(&oldest_package()), Some(OLDEST));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::source::{packaged, version};
+use super::source::{oldest_package, packaged, usable_version};
 use super::{BuildError, Progress, SourceChoice};
 use crate::Arch;
 
@@ -75,21 +75,27 @@ pub(super) fn missing(source: &SourceChoice) -> Vec<String> {
         .map(|(_, package)| (*package).to_owned())
         .collect();
     if *source == SourceChoice::Package && packaged().is_none() {
-        packages.push(source_package().unwrap_or_else(|| "linux-source".to_owned()));
+        packages.push(source_package().unwrap_or_else(oldest_package));
     }
     packages
 }
 
-/// The newest package of sources that apt can install.
+/// The newest package of sources that apt can install, of those that are new enough. Lists that were
+/// not fetched for long may know old ones only.
 fn source_package() -> Option<String> {
     let output = Command::new("apt-cache")
         .args(["search", "--names-only", "^linux-source-[0-9]+[.][0-9]+$"])
         .output()
         .ok()?;
-    String::from_utf8_lossy(&output.stdout)
+    newest(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// The newest usable package of those that `apt-cache search` found, one a line.
+fn newest(found: &str) -> Option<String> {
+    found
         .lines()
         .filter_map(|line| line.split(' ').next())
-        .filter_map(|package| version(package).map(|version| (version, package.to_owned())))
+        .filter_map(|package| usable_version(package).map(|version| (version, package.to_owned())))
         .max()
         .map(|(_, package)| package)
 }
@@ -100,14 +106,7 @@ fn install(packages: &[String], progress: &mut dyn FnMut(Progress<'_>)) -> Resul
     if apt_install(packages).is_err() {
         // The lists may be missing, or name versions that the servers no longer have.
         apt(&["update".to_owned()])?;
-        let names: Vec<String> = packages
-            .iter()
-            .map(|package| match package.as_str() {
-                "linux-source" => source_package().unwrap_or_else(|| package.clone()),
-                _ => package.clone(),
-            })
-            .collect();
-        apt_install(&names)?;
+        apt_install(packages)?;
     }
     Ok(())
 }
@@ -152,4 +151,18 @@ fn is_there(name: &str) -> bool {
     }
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newest_sources_are_taken_and_old_ones_are_not() {
+        let old = "linux-source-6.1 - Linux kernel source for version 6.1 with Debian patches\n";
+        let both = format!("{old}linux-source-6.12 - Linux kernel source\n");
+
+        assert_eq!(newest(old), None);
+        assert_eq!(newest(&both).as_deref(), Some("linux-source-6.12"));
+    }
 }
