@@ -1,4 +1,5 @@
-//! A machine with a device of every kind, whose monitor has every layer of confinement.
+//! A machine with a device of every kind, whose devices run with every layer of confinement: in the
+//! monitor on KVM, in a process of their own on QEMU.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::panic,
@@ -12,7 +13,8 @@ use std::process::Command;
 use capsa::network::Interface;
 use capsa::test_utils::{self, Shell};
 use capsa::{
-    DiskAccess, DiskSpec, Isolation, MemorySize, ShareAccess, ShareSpec, VmExit, VsockSpec,
+    BackendKind, DiskAccess, DiskSpec, Isolation, MemorySize, ShareAccess, ShareSpec, VmExit,
+    VsockSpec,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -22,9 +24,52 @@ fn status_of(task: &str, field: &str) -> String {
     line.unwrap().split_whitespace().nth(1).unwrap().to_owned()
 }
 
+fn tasks_of(process: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    tasks
+        .map(|task| task.unwrap().path().to_str().unwrap().to_owned())
+        .collect()
+}
+
+fn name_of(task: &str) -> String {
+    fs::read_to_string(format!("{task}/comm")).unwrap()
+}
+
+/// The process that runs the devices of the only machine.
+fn device_process(shell: &Shell, backend: BackendKind) -> u32 {
+    if backend == BackendKind::Kvm {
+        return shell.vm.process_id().unwrap();
+    }
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let children = threads.flat_map(|thread| {
+        let children = fs::read_to_string(thread.unwrap().path().join("children")).unwrap();
+        let numbers = children
+            .split_whitespace()
+            .map(|word| word.parse().unwrap());
+        numbers.collect::<Vec<u32>>()
+    });
+    let serves_qemu = |process: &u32| {
+        let names: Vec<String> = tasks_of(*process)
+            .iter()
+            .map(|task| name_of(task))
+            .collect();
+        let serves = |name: &String| name.starts_with("qemu-") && !name.starts_with("qemu-system");
+        names.iter().any(serves)
+    };
+    let found: Vec<u32> = children.filter(serves_qemu).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0]
+}
+
 #[tokio::test]
-async fn every_device_works_in_a_monitor_that_has_nothing_else() {
+async fn every_device_works_in_a_process_that_has_nothing_else() {
     // Arrange
+    let backend = test_utils::backend().await.backend;
+    let isolation = match backend {
+        BackendKind::Kvm => Isolation::Required,
+        // QEMU itself has its own filter only.
+        _ => Isolation::BestEffort,
+    };
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     for name in ["raw", "base"] {
@@ -50,7 +95,7 @@ async fn every_device_works_in_a_monitor_that_has_nothing_else() {
     };
     let builder = test_utils::vm()
         .await
-        .isolation(Isolation::Required)
+        .isolation(isolation)
         .disk(disk("raw", DiskAccess::ReadWrite))
         .disk(disk("qcow2", DiskAccess::ReadWrite))
         .disk(disk("base", DiskAccess::Overlay { layer: None }))
@@ -60,7 +105,7 @@ async fn every_device_works_in_a_monitor_that_has_nothing_else() {
         .network(Interface::user_nat())
         .balloon(true);
     let mut shell = Shell::start(builder).await;
-    let process = format!("/proc/{}", shell.vm.process_id().unwrap());
+    let process = device_process(&shell, backend);
 
     // Act
     for disk in ["vda", "vdb", "vdc"] {
@@ -99,13 +144,13 @@ async fn every_device_works_in_a_monitor_that_has_nothing_else() {
     shell.vm.memory_report().await.unwrap();
     shell.vm.pause().await.unwrap();
     shell.vm.resume().await.unwrap();
-    for task in fs::read_dir(format!("{process}/task")).unwrap() {
-        let task = task.unwrap().path();
-        let task = task.to_str().unwrap();
-        let name = fs::read_to_string(format!("{task}/comm")).unwrap();
-        assert_eq!(status_of(task, "Seccomp:"), "2", "{name}");
-        assert_eq!(status_of(task, "NoNewPrivs:"), "1", "{name}");
+    for task in tasks_of(process) {
+        let name = name_of(&task);
+        assert_eq!(status_of(&task, "Seccomp:"), "2", "{name}");
+        assert_eq!(status_of(&task, "NoNewPrivs:"), "1", "{name}");
     }
+    let root = fs::read_dir(format!("/proc/{process}/root")).unwrap();
+    assert_eq!(root.count(), 0);
     shell.send("poweroff -f").await;
     let exit = shell.vm.wait().await;
 

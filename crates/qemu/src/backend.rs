@@ -19,7 +19,8 @@ use crate::{launch, uefi};
 /// Runs VMs on QEMU.
 ///
 /// The guest runs in a process of its own, under QEMU's system call filter where it has one, and
-/// otherwise with the caller's authority: it counts as not confined.
+/// otherwise with the caller's authority: it counts as not confined. Its disks, shares and sockets are
+/// served by another process, which is confined as a monitor on KVM is.
 #[derive(Clone, Debug)]
 pub struct QemuBackend {
     accelerator: Accelerator,

@@ -77,12 +77,16 @@ pub(crate) async fn launch(
     let log = tokio::spawn(log::follow(log, sender));
     let (relay, console) = relay(ours.console).map_err(cannot_watch)?;
     let mut qmp = Qmp::new(ours.qmp).map_err(cannot_watch)?;
-    if let Some(devices) = &mut devices
-        && let Err(error) = devices.ready().await
-    {
-        process.kill();
-        process.ended().await;
-        return Err(error);
+    let mut warnings = Vec::new();
+    if let Some(devices) = &mut devices {
+        match devices.ready().await {
+            Ok(told) => warnings = told,
+            Err(error) => {
+                process.kill();
+                process.ended().await;
+                return Err(error);
+            }
+        }
     }
     if let Err(error) = begin_running(&mut qmp).await {
         return Err(failed(process, error).await);
@@ -107,7 +111,7 @@ pub(crate) async fn launch(
     Ok(LaunchedVm {
         handle: Box::new(handle),
         console,
-        warnings: Vec::new(),
+        warnings,
     })
 }
 

@@ -12,6 +12,7 @@ mod descriptors;
 mod filter;
 mod landlock;
 mod limits;
+pub mod lists;
 mod namespaces;
 mod policy;
 mod refusal;

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use capsa_process::SendError;
 use capsa_virtio::VirtioDevice;
 
+use super::confinement;
 use super::protocol::{self, Event, Start};
 
 capsa_process::role! {
@@ -32,10 +33,17 @@ fn run(socket: OwnedFd) -> Result<(), Box<dyn Error>> {
     let Some(descriptors) = capsa_process::receive(&socket, &mut buffer)? else {
         return Ok(());
     };
-    let started = protocol::decode_start(&buffer)
-        .map_err(|error| error.to_string())
-        .and_then(|start| make(start, descriptors))
-        .and_then(|devices| serve_all(&socket, devices));
+    let start = match protocol::decode_start(&buffer) {
+        Ok(start) => start,
+        Err(error) => {
+            let reason = error.to_string();
+            return tell(&socket, &Event::Failed { reason });
+        }
+    };
+    for missing in confinement::enter(&socket, &start.devices, &descriptors) {
+        tell(&socket, &Event::Warning(missing.to_string()))?;
+    }
+    let started = make(start, descriptors).and_then(|devices| serve_all(&socket, devices));
     let served = match started {
         Ok(served) => served,
         Err(reason) => return tell(&socket, &Event::Failed { reason }),

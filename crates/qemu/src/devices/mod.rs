@@ -7,6 +7,7 @@
 
 mod arguments;
 mod child;
+mod confinement;
 mod parent;
 mod plan;
 mod protocol;

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use capsa_core::{BootPhase, Error, Result};
+use capsa_core::{BootPhase, Error, Result, Warning};
 use capsa_process::{ChildEnd, ControlSocket, Supervised};
 
 use super::child::DEVICES;
@@ -40,14 +40,20 @@ impl DeviceProcess {
         })
     }
 
-    /// Waits until every device can be connected to.
+    /// Waits until every device can be connected to; gives what the user should know.
     ///
     /// # Errors
     /// Which device could not be made, and why.
-    pub(crate) async fn ready(&mut self) -> Result<()> {
-        match self.next_event().await {
-            Ok(Event::Ready) => Ok(()),
-            Ok(Event::Failed { reason }) | Err(reason) => Err(start_error(reason)),
+    pub(crate) async fn ready(&mut self) -> Result<Vec<Warning>> {
+        let mut warnings = Vec::new();
+        loop {
+            match self.next_event().await {
+                Ok(Event::Ready) => return Ok(warnings),
+                Ok(Event::Warning(text)) => {
+                    warnings.push(Warning(format!("QEMU's device process: {text}")));
+                }
+                Ok(Event::Failed { reason }) | Err(reason) => return Err(start_error(reason)),
+            }
         }
     }
 
@@ -55,7 +61,7 @@ impl DeviceProcess {
     pub(crate) async fn failed(&mut self) -> String {
         loop {
             match self.next_event().await {
-                Ok(Event::Ready) => {}
+                Ok(Event::Ready | Event::Warning(_)) => {}
                 Ok(Event::Failed { reason }) | Err(reason) => return reason,
             }
         }

@@ -20,6 +20,8 @@ pub(super) struct Start {
 /// What the process tells.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Event {
+    /// A layer of confinement that this host lacks.
+    Warning(String),
     /// Every device was made and waits for QEMU.
     Ready,
     /// A device could not be made, or cannot go on.

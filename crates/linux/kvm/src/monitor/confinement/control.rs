@@ -1,10 +1,9 @@
 //! The monitor's first thread, once the machine runs: it answers the library's requests and waits for
 //! the end.
 
+use capsa_process::confine::lists::{EVERY_THREAD, NO_BACKTRACE};
 use capsa_process::confine::{Policy, Rule, allow};
 use libc::*;
-
-use super::common::{EVERY_THREAD, NO_BACKTRACE};
 
 pub(super) const POLICY: Policy = Policy {
     thread: "control",

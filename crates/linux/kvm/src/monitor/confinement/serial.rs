@@ -1,10 +1,11 @@
 //! The thread that moves bytes between serial port and socket.
 
 use capsa_process::confine::When::Is;
+use capsa_process::confine::lists::{EVERY_THREAD, NO_BACKTRACE};
 use capsa_process::confine::{Policy, Rule, allow, allow_when};
 use libc::*;
 
-use super::common::{EVERY_THREAD, KVM_IRQ_LINE, NO_BACKTRACE};
+use super::common::KVM_IRQ_LINE;
 
 pub(super) const POLICY: Policy = Policy {
     thread: "serial port",

@@ -2,13 +2,11 @@
 //! is where devices are set up and torn down.
 
 use capsa_process::confine::When::Is;
+use capsa_process::confine::lists::{EVERY_THREAD, NO_BACKTRACE};
 use capsa_process::confine::{Policy, Rule, allow, allow_when};
 use libc::*;
 
-use super::common::{
-    EVERY_THREAD, KVM_GET_REGS, KVM_GET_SREGS, KVM_IRQ_LINE, KVM_KVMCLOCK_CTRL, KVM_RUN,
-    NO_BACKTRACE,
-};
+use super::common::{KVM_GET_REGS, KVM_GET_SREGS, KVM_IRQ_LINE, KVM_KVMCLOCK_CTRL, KVM_RUN};
 
 pub(super) const POLICY: Policy = Policy {
     thread: "vCPU",
