@@ -180,6 +180,29 @@ async fn a_disk_whose_speed_is_limited_is_no_faster() {
 }
 
 #[tokio::test]
+async fn what_a_guest_wrote_to_an_image_and_never_flushed_is_there_after_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let qcow2 = folder.path().join("image");
+    let image = qcow2.to_str().unwrap();
+    on_the_host("qemu-img", &["create", "-q", "-f", "qcow2", image, "8M"]);
+    let builder = test_utils::vm().await.disk(DiskSpec::new(&qcow2));
+
+    // The kernel writes its cache out when the last user closes the disk, and does not flush.
+    run(
+        builder,
+        "yes w | tr -d '\\n' | dd of=/dev/vda bs=65536 count=20 iflag=fullblock 2>/dev/null",
+    )
+    .await;
+
+    on_the_host("qemu-img", &["check", "-q", image]);
+    let converted = folder.path().join("converted");
+    let arguments = ["convert", "-O", "raw", image, converted.to_str().unwrap()];
+    on_the_host("qemu-img", &arguments);
+    let content = fs::read(&converted).unwrap();
+    assert!(content[..20 * 65536] == vec![b'w'; 20 * 65536]);
+}
+
+#[tokio::test]
 async fn disks_that_cannot_be_used_are_refused_before_anything_starts() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
