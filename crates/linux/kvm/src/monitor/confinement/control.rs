@@ -9,7 +9,7 @@ use super::files::OPEN_FILES;
 
 pub(super) const POLICY: Policy = Policy {
     thread: "control",
-    // Disks that end: what they have in flight, and what an image has in memory
+    // Disks that grow, and those that end: what they have in flight, and what an image has in memory
     rules: &[EVERY_THREAD, NO_BACKTRACE, RULES, OPEN_FILES],
 };
 
