@@ -43,6 +43,7 @@ mod boot;
 mod builder;
 mod choice;
 mod console;
+mod disks;
 #[cfg(test)]
 mod fake;
 mod guest_mounts;

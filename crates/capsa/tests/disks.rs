@@ -13,7 +13,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use capsa::test_utils::{self, Shell};
-use capsa::{DiskAccess, DiskFormat, DiskSpec, Error, LinuxVmBuilder, RateLimit, VmExit};
+use capsa::{
+    DiskAccess, DiskFormat, DiskSpec, Error, LinuxVmBuilder, MemorySize, RateLimit, VmExit,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -177,6 +179,133 @@ async fn a_disk_whose_speed_is_limited_is_no_faster() {
 
     // Of four seconds, the first may be free, and a request may leave a debt of its own size.
     assert!(begun.elapsed() > Duration::from_secs(2), "{begun:?}");
+}
+
+/// A command that returns when the guest sees `disk` with so many MiB.
+fn until_seen(disk: &str, mib: usize) -> String {
+    format!(
+        "until test $(cat /sys/block/{disk}/size) = {}; do sleep 0.05; done",
+        mib * MIB / 512
+    )
+}
+
+/// A command that writes `text` into the last sector of `disk`, which has so many MiB.
+fn write_at_the_end(disk: &str, mib: usize, text: &str) -> String {
+    format!(
+        "echo {text} | dd of=/dev/{disk} bs=512 seek={} conv=fsync,notrunc 2>/dev/null",
+        mib * MIB / 512 - 1
+    )
+}
+
+#[tokio::test]
+async fn another_size_of_a_disk_is_seen_by_the_running_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let first = raw(folder, "raw", 1, b'r');
+    let qcow2 = folder.join("image");
+    let image = qcow2.to_str().unwrap();
+    on_the_host("qemu-img", &["create", "-q", "-f", "qcow2", image, "8M"]);
+    let read_only = raw(folder, "read-only", 1, b'o');
+    let builder = test_utils::vm()
+        .await
+        .disk(DiskSpec::new(&first))
+        .disk(DiskSpec::new(&qcow2))
+        .disk(disk(&read_only, DiskAccess::ReadOnly));
+    let mut shell = Shell::start(builder).await;
+    if !shell.vm.capabilities().disk_resize {
+        let grown = shell.vm.grow_disk(0, MemorySize::mib(3)).await;
+        let refreshed = shell.vm.refresh_disk(0).await;
+        assert!(matches!(grown, Err(Error::Unsupported { .. })));
+        assert!(matches!(refreshed, Err(Error::Unsupported { .. })));
+        assert_eq!(fs::metadata(&first).unwrap().len(), MIB as u64);
+        return;
+    }
+
+    let before = shell.run("cat /sys/block/vd[abc]/size").await;
+    shell.vm.grow_disk(0, MemorySize::mib(3)).await.unwrap();
+    shell.vm.grow_disk(1, MemorySize::mib(64)).await.unwrap();
+    shell.run(&until_seen("vda", 3)).await;
+    shell.run(&until_seen("vdb", 64)).await;
+    shell.run(&write_at_the_end("vda", 3, "raw-end")).await;
+    shell.run(&write_at_the_end("vdb", 64, "image-end")).await;
+    for (path, mib) in [(&first, 5), (&read_only, 4)] {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_len(mib * MIB as u64).unwrap();
+    }
+    let refreshed = [
+        shell.vm.refresh_disk(0).await.unwrap(),
+        shell.vm.refresh_disk(2).await.unwrap(),
+    ];
+    shell.run(&until_seen("vda", 5)).await;
+    shell.run(&until_seen("vdc", 4)).await;
+    shell.run(&write_at_the_end("vda", 5, "file-end")).await;
+    let refused = [
+        shell.vm.grow_disk(0, MemorySize::mib(4)).await,
+        shell
+            .vm
+            .grow_disk(1, MemorySize::bytes((65 << 20) + 1))
+            .await,
+        shell.vm.grow_disk(2, MemorySize::mib(8)).await,
+        shell.vm.grow_disk(3, MemorySize::mib(8)).await,
+    ];
+    let after = shell.run("cat /sys/block/vd[abc]/size").await;
+    shell.send("poweroff -f").await;
+    assert_eq!(shell.vm.wait().await, VmExit::PoweredOff);
+
+    assert_eq!(before, "2048\n16384\n2048");
+    assert_eq!(refreshed, [MemorySize::mib(5), MemorySize::mib(4)]);
+    for (refused, reason) in refused.into_iter().zip([
+        "cannot shrink",
+        "multiple of 512",
+        "disk is read-only",
+        "the VM has 3",
+    ]) {
+        let text = refused.as_ref().unwrap_err().to_string();
+        assert!(
+            matches!(refused, Err(Error::InvalidSetting { .. })),
+            "{text}"
+        );
+        assert!(text.contains(reason), "{text}");
+    }
+    assert_eq!(after, "10240\n131072\n8192");
+    on_the_host("qemu-img", &["check", "-q", image]);
+    let converted = folder.join("converted");
+    let arguments = ["convert", "-O", "raw", image, converted.to_str().unwrap()];
+    on_the_host("qemu-img", &arguments);
+    for (path, mib, text) in [
+        (&first, 3, "raw-end\n"),
+        (&first, 5, "file-end\n"),
+        (&converted, 64, "image-end\n"),
+    ] {
+        let mut found = vec![0; text.len()];
+        let file = File::open(path).unwrap();
+        file.read_exact_at(&mut found, mib * MIB as u64 - 512)
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&found), text);
+    }
+}
+
+#[tokio::test]
+async fn what_a_guest_wrote_to_an_image_and_never_flushed_is_there_after_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let qcow2 = folder.path().join("image");
+    let image = qcow2.to_str().unwrap();
+    on_the_host("qemu-img", &["create", "-q", "-f", "qcow2", image, "8M"]);
+    let builder = test_utils::vm().await.disk(DiskSpec::new(&qcow2));
+
+    // The kernel writes its cache out when the last user closes the disk, and does not flush.
+    run(
+        builder,
+        "yes w | tr -d '\\n' | dd of=/dev/vda bs=65536 count=20 iflag=fullblock 2>/dev/null",
+    )
+    .await;
+
+    on_the_host("qemu-img", &["check", "-q", image]);
+    let converted = folder.path().join("converted");
+    let arguments = ["convert", "-O", "raw", image, converted.to_str().unwrap()];
+    on_the_host("qemu-img", &arguments);
+    let content = fs::read(&converted).unwrap();
+    assert!(content[..20 * 65536] == vec![b'w'; 20 * 65536]);
 }
 
 #[tokio::test]

@@ -161,6 +161,34 @@ pub trait BackendVmHandle: Send + Sync {
         })
     }
 
+    /// Makes a disk of the running VM larger, `bytes` in all, and tells the guest. `index` counts
+    /// from 0 in the order of [`VmSpec::disks`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`] for a disk or a size with which this cannot be,
+    /// [`Error::InvalidState`] on a backend without this, [`Error::Io`] where the host fails. The
+    /// guest sees the disk as it was.
+    async fn grow_disk(&self, index: usize, bytes: u64) -> Result<()> {
+        Err(Error::InvalidState {
+            operation: "grow a disk",
+            state: format!(
+                "runs on a backend that cannot tell its guest of {bytes} bytes (disk {index})"
+            ),
+        })
+    }
+
+    /// Looks whether somebody else has changed the size of a disk's file, and tells the guest.
+    /// Returns the present size in bytes.
+    ///
+    /// # Errors
+    /// As [`grow_disk`](Self::grow_disk).
+    async fn refresh_disk(&self, index: usize) -> Result<u64> {
+        Err(Error::InvalidState {
+            operation: "refresh a disk",
+            state: format!("runs on a backend that cannot tell its guest of a size (disk {index})"),
+        })
+    }
+
     /// The host's end of the guest's network interface: a connected socket that carries one frame a
     /// message, in the format of [`network_frames`](Self::network_frames), for `capsa-net` to serve.
     /// There once; `None` for a VM without

@@ -121,6 +121,9 @@ pub struct BackendCapabilities {
     /// Whether a disk's speed can be limited.
     #[serde(default)]
     pub disk_limits: bool,
+    /// Whether a running guest can be told that a disk has another size.
+    #[serde(default)]
+    pub disk_resize: bool,
     /// Whether directories can be shared.
     pub shares: bool,
     /// Whether a share can be read-only, enforced on the host.

@@ -8,7 +8,7 @@ use crate::output;
 /// A row of the table: what it is called, and what a backend has of it.
 type Row = (&'static str, fn(&BackendCapabilities) -> String);
 
-const ROWS: [Row; 25] = [
+const ROWS: [Row; 26] = [
     ("Linux boot", |can| yes(can.boot.linux)),
     ("UEFI boot", |can| yes(can.boot.uefi)),
     ("CPUs, at most", |can| can.max_cpus.to_string()),
@@ -31,6 +31,7 @@ const ROWS: [Row; 25] = [
     }),
     ("disk overlays", |can| yes(can.disk_overlay)),
     ("disk rate limits", |can| yes(can.disk_limits)),
+    ("disks that grow while in use", |can| yes(can.disk_resize)),
     ("directory shares", |can| yes(can.shares)),
     ("read-only shares", |can| yes(can.read_only_shares)),
     ("shares that hide files", |can| yes(can.share_filters)),

@@ -66,6 +66,7 @@ impl HypervisorBackend for KvmBackend {
         capabilities.disk_formats = vec![DiskFormat::Raw, DiskFormat::Qcow2];
         capabilities.disk_overlay = true;
         capabilities.disk_limits = true;
+        capabilities.disk_resize = true;
         capabilities.shares = true;
         capabilities.read_only_shares = true;
         capabilities.share_filters = true;

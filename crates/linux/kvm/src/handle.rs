@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::launch::{Body, BodyEnd, Monitor};
 use crate::machine::MachineEnd;
-use crate::protocol::{self, Command, Event, Request};
+use crate::protocol::{self, Command, DiskRefusal, Event, Request};
 
 /// Requests of callers that wait for the monitor's answer; more callers wait for their turn.
 const REQUESTS_AHEAD: usize = 16;
@@ -30,8 +30,14 @@ pub(crate) struct KvmHandle {
     network: Mutex<Option<OwnedFd>>,
 }
 
-/// What the monitor answers: a report where one was asked for.
-type Answer = Result<Option<MemoryReport>, String>;
+/// What the monitor answers, or why it could not do what was asked for.
+type Answer = Result<Reply, String>;
+
+enum Reply {
+    Done,
+    Memory(MemoryReport),
+    DiskSize(Result<u64, DiskRefusal>),
+}
 
 enum Order {
     Command(Command, oneshot::Sender<Answer>),
@@ -73,11 +79,7 @@ impl KvmHandle {
         })
     }
 
-    async fn order(
-        &self,
-        operation: &'static str,
-        command: Command,
-    ) -> Result<Option<MemoryReport>> {
+    async fn order(&self, operation: &'static str, command: Command) -> Result<Reply> {
         let (reply, answered) = oneshot::channel();
         // A refused order comes back with the reply's sender in it: it is dropped ahead of the wait.
         let sent = self
@@ -86,12 +88,24 @@ impl KvmHandle {
             .await
             .is_ok();
         match answered.await {
-            Ok(Ok(report)) if sent => Ok(report),
+            Ok(Ok(reply)) if sent => Ok(reply),
             Ok(Err(reason)) => Err(Error::InvalidState {
                 operation,
                 state: format!("could not: {reason}"),
             }),
             _ => Err(self.ended().await),
+        }
+    }
+
+    /// A disk's size after `command`, or why it was not changed.
+    async fn disk_size(
+        &self,
+        operation: &'static str,
+        command: Command,
+    ) -> Result<Result<u64, DiskRefusal>> {
+        match self.order(operation, command).await? {
+            Reply::DiskSize(result) => Ok(result),
+            _ => Err(other_answer(operation)),
         }
     }
 
@@ -160,11 +174,24 @@ impl BackendVmHandle for KvmHandle {
 
     async fn memory_report(&self) -> Result<MemoryReport> {
         let operation = "ask for the guest's memory";
-        let report = self.order(operation, Command::ReportMemory).await?;
-        report.ok_or_else(|| Error::InvalidState {
-            operation,
-            state: "answered without a report".to_owned(),
-        })
+        match self.order(operation, Command::ReportMemory).await? {
+            Reply::Memory(report) => Ok(report),
+            _ => Err(other_answer(operation)),
+        }
+    }
+
+    async fn grow_disk(&self, index: usize, bytes: u64) -> Result<()> {
+        let command = Command::GrowDisk { disk: index, bytes };
+        match self.disk_size("grow a disk", command).await? {
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(refusal.of_growing(index, bytes)),
+        }
+    }
+
+    async fn refresh_disk(&self, index: usize) -> Result<u64> {
+        let command = Command::RefreshDisk { disk: index };
+        let size = self.disk_size("look at a disk again", command).await?;
+        size.map_err(|refusal| refusal.of_refreshing(index))
     }
 
     async fn vsock_connect(&self, port: u32) -> Result<Box<dyn ByteStream>> {
@@ -182,6 +209,14 @@ impl BackendVmHandle for KvmHandle {
 
     fn network_frames(&self) -> NetworkFrames {
         NetworkFrames::VirtioHeader
+    }
+}
+
+/// The error for a monitor that answered another question.
+fn other_answer(operation: &'static str) -> Error {
+    Error::InvalidState {
+        operation,
+        state: "answered something else".to_owned(),
     }
 }
 
@@ -255,11 +290,15 @@ impl Follower {
                     self.show(command);
                 }
                 // It goes unheard where the caller's future was dropped.
-                let _unheard = reply.send(error.map_or(Ok(None), Err));
+                let _unheard = reply.send(error.map_or(Ok(Reply::Done), Err));
             }
             Event::Memory { number, report } => {
                 let (_, reply) = self.waiting.remove(&number)?;
-                let _unheard = reply.send(Ok(Some(report)));
+                let _unheard = reply.send(Ok(Reply::Memory(report)));
+            }
+            Event::DiskSize { number, result } => {
+                let (_, reply) = self.waiting.remove(&number)?;
+                let _unheard = reply.send(Ok(Reply::DiskSize(result)));
             }
             Event::Ended(end) => self.end = Some(end),
             Event::Warning(text) => tracing::warn!("{text}"),

@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 mod backend;
+mod disk_refusal;
 mod handle;
 mod host_check;
 mod launch;

@@ -11,11 +11,12 @@ use capsa_core::MemoryReport;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use crate::disk_refusal::DiskRefusal;
 use crate::machine::{MachineConfig, MachineEnd};
 
 /// The version of these messages. Both sides must have the same: they are the same executable
 /// unless the caller named another.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The first bytes of a [`Start`] message.
 pub const MAGIC: [u8; 8] = *b"capsavm\0";
 /// The longest message in bytes.
@@ -34,7 +35,8 @@ pub struct Start {
     pub strict: bool,
 }
 
-/// What the library asks for later. Each is answered by an [`Event::Done`] with its number.
+/// What the library asks for later. Each is answered by an event with its number, an [`Event::Done`]
+/// unless the command says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Chosen by the library.
@@ -57,6 +59,19 @@ pub enum Command {
     /// Ask for what the guest tells of its memory: the answer is an [`Event::Memory`], or an
     /// [`Event::Done`] with the error.
     ReportMemory,
+    /// Make a disk larger, and tell the guest: the answer is an [`Event::DiskSize`].
+    GrowDisk {
+        /// Which, counted from 0 in the order of the configuration.
+        disk: usize,
+        /// How many bytes it is to have.
+        bytes: u64,
+    },
+    /// Look whether somebody else has changed the size of a disk's file, and tell the guest: the
+    /// answer is an [`Event::DiskSize`].
+    RefreshDisk {
+        /// Which, counted in the same way.
+        disk: usize,
+    },
 }
 
 /// What the monitor tells.
@@ -84,6 +99,13 @@ pub enum Event {
     },
     /// The guest ended, and the monitor ends too.
     Ended(MachineEnd),
+    /// The answer to [`Command::GrowDisk`] and [`Command::RefreshDisk`].
+    DiskSize {
+        /// The request's number.
+        number: u32,
+        /// How many bytes the disk has, or why that was not changed.
+        result: Result<u64, DiskRefusal>,
+    },
 }
 
 /// Why a start failed.
@@ -214,6 +236,34 @@ mod tests {
     }
 
     #[test]
+    fn requests_about_disks_and_their_answers_survive_the_way() {
+        for command in [
+            Command::GrowDisk {
+                disk: 1,
+                bytes: u64::MAX,
+            },
+            Command::RefreshDisk { disk: 300 },
+        ] {
+            let request = Request { number: 7, command };
+            let message = encode(&request).unwrap();
+            assert_eq!(decode(&message), Ok(request));
+        }
+        for result in [
+            Ok(1 << 40),
+            Err(DiskRefusal::Absent { disks: 2 }),
+            Err(DiskRefusal::ReadOnly),
+            Err(DiskRefusal::Smaller { present: 512 }),
+            Err(DiskRefusal::NotSectors),
+            Err(DiskRefusal::BlockDevice),
+            Err(DiskRefusal::Host("no space".to_owned())),
+        ] {
+            let event = Event::DiskSize { number: 7, result };
+            let message = encode(&event).unwrap();
+            assert_eq!(decode(&message), Ok(event));
+        }
+    }
+
+    #[test]
     fn bytes_left_over_are_refused() {
         let mut message = encode(&Event::Running).unwrap();
         message.push(0);
@@ -226,14 +276,28 @@ mod tests {
         assert!(matches!(encode(&event), Err(ProtocolError::TooLong(_))));
     }
 
+    /// Inputs for the fuzzer to start from.
+    const SEEDS: &str = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../../fuzz/seeds/control_protocol/"
+    );
+
+    #[test]
+    fn fuzz_seeds_are_of_this_version() {
+        let seed = |name: &str| std::fs::read(format!("{SEEDS}{name}")).unwrap();
+        decode_start(&seed("start")).unwrap();
+        decode::<Request>(&seed("request-to-grow-a-disk")).unwrap();
+        decode::<Event>(&seed("event-disk-size")).unwrap();
+        assert_eq!(
+            decode_start(&seed("start-of-another-version")),
+            Err(ProtocolError::Version { theirs: 1 })
+        );
+    }
+
     #[test]
     fn fuzz_seeds_are_answered_without_a_panic() {
-        let seeds = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../../fuzz/seeds/control_protocol"
-        );
         let mut count = 0;
-        for entry in std::fs::read_dir(seeds).unwrap() {
+        for entry in std::fs::read_dir(SEEDS).unwrap() {
             let bytes = std::fs::read(entry.unwrap().path()).unwrap();
             let _ = decode_start(&bytes);
             let _ = decode::<Request>(&bytes);

@@ -2,10 +2,10 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::SECTOR;
-use super::backend::Backend;
+use super::backend::{Backend, GrowError};
 use super::config::{self, F_FLUSH, QUEUE_SIZE};
 use super::engine::{self, Engine, EngineKind, ThreadHook};
 use super::metrics::BlockMetrics;
@@ -88,7 +88,15 @@ pub(super) struct Shared {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) capacity_sectors: AtomicU64,
     pub(super) metrics: BlockMetrics,
-    interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
+    driver: Mutex<Driver>,
+}
+
+/// Whom a change of the size is told.
+#[derive(Default)]
+struct Driver {
+    interrupt: Option<Arc<dyn Interrupt>>,
+    /// The size changed while there was nobody to be told: a driver may have read the old one on its way.
+    untold: bool,
 }
 
 /// The host's control over a [`Block`], usable from any thread.
@@ -96,11 +104,11 @@ pub(super) struct Shared {
 pub struct BlockHandle(Arc<Shared>);
 
 impl BlockHandle {
-    /// Makes the disk larger, and tells the guest.
+    /// Makes the disk larger, `size` bytes, and tells the guest.
     ///
     /// # Errors
-    /// The disk cannot grow to `size` bytes, or the host failed.
-    pub fn grow(&self, size: u64) -> io::Result<()> {
+    /// [`GrowError`].
+    pub fn grow(&self, size: u64) -> Result<(), GrowError> {
         self.0.backend.grow(size)?;
         self.0.set_capacity(size);
         Ok(())
@@ -128,21 +136,25 @@ impl Shared {
         if self.capacity_sectors.swap(sectors, Ordering::AcqRel) == sectors {
             return;
         }
-        let interrupt = self
-            .interrupt
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some(interrupt) = interrupt {
-            interrupt.signal_config();
+        let mut driver = self.driver();
+        match &driver.interrupt {
+            Some(interrupt) => interrupt.signal_config(),
+            None => driver.untold = true,
         }
     }
 
     fn set_interrupt(&self, interrupt: Option<Arc<dyn Interrupt>>) {
-        *self
-            .interrupt
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = interrupt;
+        let mut driver = self.driver();
+        driver.interrupt = interrupt;
+        if let Some(interrupt) = driver.interrupt.clone()
+            && std::mem::take(&mut driver.untold)
+        {
+            interrupt.signal_config();
+        }
+    }
+
+    fn driver(&self) -> MutexGuard<'_, Driver> {
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,7 +180,7 @@ impl Block {
             capacity_sectors: AtomicU64::new(backend.size().div_ceil(SECTOR)),
             backend,
             metrics: BlockMetrics::default(),
-            interrupt: Mutex::new(None),
+            driver: Mutex::default(),
         });
         let queue_sizes = vec![QUEUE_SIZE; usize::from(options.queues)];
         let handle = BlockHandle(Arc::clone(&shared));

@@ -18,7 +18,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use self::backend::Backend;
+pub use self::backend::{Backend, GrowError};
 pub use self::device::{Block, BlockError, BlockHandle, BlockOptions};
 pub use self::engine::EngineKind;
 pub use self::metrics::BlockMetrics;

@@ -464,9 +464,8 @@ fn needs(capability: &str) -> Option<VmSpec> {
         "rosetta" => spec.rosetta = true,
         "confined" => spec.isolation = Isolation::Required,
         "in_process" => spec.isolation = Isolation::InProcess,
-        "preferred_console" | "power_button" | "pause" | "panic_device" | "triple_fault" => {
-            return None;
-        }
+        "preferred_console" | "power_button" | "pause" | "panic_device" | "triple_fault"
+        | "disk_resize" => return None,
         other => panic!("no specification is known here that needs the capability {other}"),
     }
     Some(spec)

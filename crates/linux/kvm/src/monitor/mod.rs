@@ -2,6 +2,7 @@
 //! a thread of the caller's.
 
 mod confinement;
+mod disks;
 mod memory_reports;
 mod serve;
 

@@ -8,6 +8,7 @@ use capsa_process::{ReceiveError, SendError};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::confinement::{self, Confined};
+use super::disks;
 use super::memory_reports::MemoryReports;
 use crate::machine::{DeviceConfig, Machine, MachineError, MachineFiles};
 use crate::protocol::{self, Command, Event, Failure, ProtocolError, Request, Start};
@@ -188,6 +189,14 @@ impl Control {
                 Ok(()) => return Ok(()),
                 Err(error) => Err(error),
             },
+            Command::GrowDisk { disk, bytes } => {
+                let result = disks::grow(machine.controls(), disk, bytes);
+                return self.tell(&Event::DiskSize { number, result });
+            }
+            Command::RefreshDisk { disk } => {
+                let result = disks::refresh(machine.controls(), disk);
+                return self.tell(&Event::DiskSize { number, result });
+            }
         };
         self.tell(&Event::Done {
             number,

@@ -8,8 +8,7 @@ use imago::file::File;
 use imago::format::PreallocateMode;
 use imago::io_buffers::{IoVector, IoVectorMut};
 
-use super::Backend;
-use crate::block::SECTOR;
+use super::{Backend, GrowError, grow};
 use crate::guest_io::GuestIoVec;
 
 /// A disk in a chain of images, of which only the uppermost is ever written.
@@ -98,17 +97,15 @@ impl Backend for ImageDisk {
     }
 
     fn refresh_size(&self) -> io::Result<u64> {
+        // Nobody else may change an image whose tables this process has in its memory.
         Ok(self.size())
     }
 
-    fn grow(&self, size: u64) -> io::Result<()> {
+    fn grow(&self, size: u64) -> Result<(), GrowError> {
         let image = self.alone();
-        if size < image.size() || !size.is_multiple_of(SECTOR) {
-            let wrong = "a disk cannot shrink, and its size is a multiple of 512";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, wrong));
-        }
+        grow::check(self, image.size(), size)?;
         image.resize_grow(size, PreallocateMode::None)?;
-        image.flush()
+        Ok(image.flush()?)
     }
 
     fn settle(&self) -> io::Result<()> {

@@ -1,11 +1,13 @@
 //! What carries requests out.
 
+mod grow;
 mod image;
 mod raw;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
+pub use self::grow::GrowError;
 pub use self::image::ImageDisk;
 pub use self::raw::RawDisk;
 use super::request::{Range, Request};
@@ -59,11 +61,11 @@ pub trait Backend: Send + Sync {
     /// What the host said.
     fn refresh_size(&self) -> io::Result<u64>;
 
-    /// Makes the disk larger.
+    /// Makes the disk larger: `size` bytes, a multiple of 512. What is new reads as zeroes.
     ///
     /// # Errors
-    /// The disk cannot grow to this size, or the host failed.
-    fn grow(&self, size: u64) -> io::Result<()>;
+    /// [`GrowError`].
+    fn grow(&self, size: u64) -> Result<(), GrowError>;
 
     /// Writes down what is only in this process's memory, without waiting for the storage.
     ///

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::Errno;
 
-use super::Backend;
+use super::{Backend, GrowError, grow};
 use crate::guest_io::GuestIoVec;
 
 /// Written again and again where a file system cannot make zeroes by itself.
@@ -133,12 +134,12 @@ impl Backend for RawDisk {
         Ok(size)
     }
 
-    fn grow(&self, size: u64) -> io::Result<()> {
-        if size < self.size() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a disk cannot shrink",
-            ));
+    fn grow(&self, size: u64) -> Result<(), GrowError> {
+        // Somebody else may have made the file larger, and what they wrote there must not be cut off.
+        let present = size_of(&self.file)?.max(self.size());
+        grow::check(self, present, size)?;
+        if self.file.metadata()?.file_type().is_block_device() {
+            return Err(GrowError::BlockDevice);
         }
         self.file.set_len(size)?;
         self.size.store(size, Ordering::Release);

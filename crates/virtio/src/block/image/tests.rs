@@ -8,6 +8,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use tempfile::TempDir;
 
 use super::*;
+use crate::block::GrowError;
 use crate::guest_io::GuestIoVec;
 
 const SIZE: u64 = 8 << 20;
@@ -177,6 +178,41 @@ fn qcow2_grown_is_sound_and_keeps_its_content() {
         .unwrap();
     assert_eq!(read(&*disk, 4 * SIZE - 512, 512), vec![8; 512]);
     assert_eq!(read(&*disk, 0, 512), vec![7; 512]);
+}
+
+#[test]
+fn qcow2_that_cannot_grow_says_why() {
+    let folder = Folder::new();
+    let path = folder.qcow2("a.qcow2", &[]);
+    let _alone = no_children_start();
+    let open = |access| source(&path, access).open().unwrap().into_backend();
+    let disk = open(DiskAccess::ReadWrite).unwrap();
+    assert!(matches!(
+        disk.grow(SIZE - 512),
+        Err(GrowError::Smaller(SIZE))
+    ));
+    assert!(matches!(disk.grow(SIZE + 1), Err(GrowError::NotSectors(_))));
+    assert_eq!(disk.size(), SIZE);
+    drop(disk);
+    let disk = open(DiskAccess::ReadOnly).unwrap();
+    assert!(matches!(disk.grow(2 * SIZE), Err(GrowError::ReadOnly)));
+}
+
+#[test]
+fn overlay_grown_leaves_its_base_and_reads_zeroes_beyond_it() {
+    let folder = Folder::new();
+    let base = folder.raw("base", 0x33);
+    let overlay = DiskAccess::Overlay(Overlay::Temporary(None));
+    let disk = source(&base, overlay)
+        .open()
+        .unwrap()
+        .into_backend()
+        .unwrap();
+    disk.grow(2 * SIZE).unwrap();
+    assert_eq!(disk.size(), 2 * SIZE);
+    assert_eq!(read(&*disk, SIZE - 512, 512), vec![0x33; 512]);
+    assert_eq!(read(&*disk, 2 * SIZE - 512, 512), vec![0; 512]);
+    assert_eq!(fs::metadata(&base).unwrap().len(), SIZE);
 }
 
 #[test]

@@ -79,8 +79,8 @@ impl Backend for Faulty {
     fn refresh_size(&self) -> io::Result<u64> {
         Ok(1 << 20)
     }
-    fn grow(&self, _size: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn grow(&self, _size: u64) -> Result<(), GrowError> {
+        Err(io::Error::from_raw_os_error(self.error).into())
     }
 }
 

@@ -171,7 +171,57 @@ fn disk_grown_tells_the_guest_and_serves_the_new_part() {
     assert_eq!(disk.harness.interrupt.config_signals(), 1);
     assert_eq!(disk.config(0, 8), 2 * SECTORS);
     assert_eq!(disk.write(2 * SECTORS - 1, &[3; 512]), OK);
-    assert!(disk.handle.grow(512).is_err());
+}
+
+#[test]
+fn disk_grown_to_the_size_that_it_has_tells_nobody() {
+    let disk = Disk::raw(&pattern(SIZE, 1));
+    disk.handle.grow(SIZE as u64).unwrap();
+    assert_eq!(disk.harness.interrupt.config_signals(), 0);
+}
+
+#[test]
+fn disk_grown_while_its_driver_starts_tells_it_afterwards() {
+    let backend = RawDisk::new(file_of(&pattern(SIZE, 1)), false).unwrap();
+    let (block, handle) = Block::new(Arc::new(backend), BlockOptions::default()).unwrap();
+    let harness = Harness::new(block);
+    handle.grow(2 * SIZE as u64).unwrap();
+    assert_eq!(harness.interrupt.config_signals(), 0);
+    harness.activate().unwrap();
+    assert_eq!(harness.interrupt.config_signals(), 1);
+}
+
+#[test]
+fn disk_that_cannot_grow_says_why_and_stays_as_it_is() {
+    let file = file_of(&pattern(SIZE, 1));
+    let size = SIZE as u64;
+    let disk = |read_only| {
+        let backend = RawDisk::new(file.try_clone().unwrap(), read_only).unwrap();
+        Disk::new(Arc::new(backend), BlockOptions::default())
+    };
+    let (writable, read_only) = (disk(false), disk(true));
+    let refused = writable.handle.grow(size - 512);
+    assert!(matches!(refused, Err(GrowError::Smaller(has)) if has == size));
+    let refused = writable.handle.grow(size + 1);
+    assert!(matches!(refused, Err(GrowError::NotSectors(_))));
+    let refused = read_only.handle.grow(2 * size);
+    assert!(matches!(refused, Err(GrowError::ReadOnly)));
+    for disk in [&writable, &read_only] {
+        assert_eq!(disk.harness.interrupt.config_signals(), 0);
+        assert_eq!(disk.config(0, 8), SECTORS);
+    }
+    assert_eq!(file.metadata().unwrap().len(), size);
+}
+
+#[test]
+fn disk_made_larger_behind_our_back_is_not_cut_off_by_growing() {
+    let file = file_of(&pattern(SIZE, 1));
+    let backend = RawDisk::new(file.try_clone().unwrap(), false).unwrap();
+    let disk = Disk::new(Arc::new(backend), BlockOptions::default());
+    file.set_len(4 * SIZE as u64).unwrap();
+    let refused = disk.handle.grow(2 * SIZE as u64);
+    assert!(matches!(refused, Err(GrowError::Smaller(has)) if has == 4 * SIZE as u64));
+    assert_eq!(file.metadata().unwrap().len(), 4 * SIZE as u64);
 }
 
 #[test]

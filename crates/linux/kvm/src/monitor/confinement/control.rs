@@ -1,13 +1,14 @@
 //! The monitor's first thread, once the machine runs: it answers the library's requests and waits for
 //! the end.
 
-use capsa_process::confine::lists::{EVERY_THREAD, NO_BACKTRACE};
+use capsa_process::confine::lists::{EVERY_THREAD, NO_BACKTRACE, OPEN_FILES};
 use capsa_process::confine::{Policy, Rule, allow};
 use libc::*;
 
 pub(super) const POLICY: Policy = Policy {
     thread: "control",
-    rules: &[EVERY_THREAD, NO_BACKTRACE, RULES],
+    // Disks that grow, and those that end: what they have in flight, and what an image has in memory
+    rules: &[EVERY_THREAD, NO_BACKTRACE, RULES, OPEN_FILES],
 };
 
 pub(super) const RULES: &[Rule] = &[
@@ -18,11 +19,8 @@ pub(super) const RULES: &[Rule] = &[
     allow(SYS_sendto),
     // The power button is an interrupt
     allow(SYS_ioctl),
-    // Devices that end: what they watched, and what a disk has in flight
+    // Devices that end: what they watched
     allow(SYS_epoll_ctl),
     allow(SYS_timerfd_settime),
     allow(SYS_shutdown),
-    allow(SYS_io_uring_enter),
-    allow(SYS_fdatasync),
-    allow(SYS_fcntl),
 ];
