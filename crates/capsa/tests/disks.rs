@@ -308,6 +308,57 @@ async fn what_a_guest_wrote_to_an_image_and_never_flushed_is_there_after_its_end
     assert!(content[..20 * 65536] == vec![b'w'; 20 * 65536]);
 }
 
+/// Names the directory of the file system that the test below fills.
+const FULL: &str = "CAPSA_TEST_FULL";
+
+/// The test runs itself again in namespaces in which anybody may mount a file system that is soon full.
+#[tokio::test]
+async fn a_host_without_space_fails_the_writes_that_need_some_and_no_other() {
+    let Some(folder) = std::env::var_os(FULL) else {
+        let folder = tempfile::tempdir().unwrap();
+        let again = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "--"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("a_host_without_space_fails_the_writes_that_need_some_and_no_other")
+            .env(FULL, folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&again.stdout);
+        let errors = String::from_utf8_lossy(&again.stderr);
+        assert!(again.status.success(), "{said}{errors}");
+        assert!(said.contains("1 passed"), "{said}");
+        return;
+    };
+    let folder = Path::new(&folder);
+    let place = folder.to_str().unwrap();
+    on_the_host("mount", &["-t", "tmpfs", "-o", "size=3m", "tmpfs", place]);
+    let path = folder.join("disk");
+    let disk = File::create(&path).unwrap();
+    disk.set_len(16 * MIB as u64).unwrap();
+    let mut spec = DiskSpec::new(&path);
+    spec.format = Some(DiskFormat::Raw);
+    let mut shell = Shell::start(test_utils::vm().await.disk(spec)).await;
+    let write = |letter: char, count: usize, at: usize| {
+        format!(
+            "tr '\\0' {letter} < /dev/zero | dd of=/dev/vda bs=64k count={count} seek={at} \
+             iflag=fullblock conv=fsync,notrunc 2> /tmp/said"
+        )
+    };
+
+    shell.run(&write('x', 16, 0)).await;
+    let refused = format!("! {} && cat /tmp/said", write('z', 160, 16));
+    let said = shell.run(&refused).await;
+    // There is room for what has its place already.
+    shell.run(&write('y', 4, 0)).await;
+
+    assert!(said.contains("Input/output error"), "{said}");
+    let mut expected = vec![b'y'; 4 << 16];
+    expected.resize(MIB, b'x');
+    let content = fs::read(&path).unwrap();
+    assert!(content[..MIB] == expected);
+}
+
 #[tokio::test]
 async fn disks_that_cannot_be_used_are_refused_before_anything_starts() {
     let folder = tempfile::tempdir().unwrap();
