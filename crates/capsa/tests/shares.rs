@@ -134,6 +134,23 @@ async fn many_small_files_survive_being_unpacked_moved_and_deleted() {
     );
 }
 
+/// In the lab the host's directory is one whose places are counts of entries (tmpfs of Linux 6.1).
+#[tokio::test]
+async fn files_that_are_deleted_while_their_directory_is_read_are_all_found() {
+    let host = tempfile::tempdir().unwrap();
+    let share = share(host.path(), "/shared", ShareAccess::ReadWrite);
+    let mut shell = Shell::start(test_utils::vm().await.share(share)).await;
+
+    shell
+        .run("cd /shared && seq 300 | sed s/^/entry-with-a-rather-long-name-/ | xargs touch")
+        .await;
+    let made = fs::read_dir(host.path()).unwrap().count();
+    shell.run("find /shared -type f -exec rm {} \\;").await;
+
+    assert_eq!(made, 300);
+    assert_eq!(fs::read_dir(host.path()).unwrap().count(), 0);
+}
+
 #[tokio::test]
 async fn shares_that_cannot_be_used_are_refused_before_anything_starts() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,10 +1,11 @@
 //! Files and directories that the guest has open.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 /// Most at once.
@@ -16,8 +17,28 @@ pub(super) struct Handle {
     pub(super) node: u64,
     pub(super) file: OwnedFd,
     pub(super) flags: OFlags,
-    /// Held while the position of a directory is set and used.
-    pub(super) position: Mutex<()>,
+    /// How far a directory was read.
+    pub(super) listing: Mutex<Listing>,
+}
+
+/// A place in a directory.
+#[derive(Default)]
+pub(super) struct Listing {
+    /// Where the guest reads on if it goes on.
+    pub(super) next: u64,
+    /// Taken from the host already, and not given to the guest.
+    pub(super) ahead: VecDeque<Entry>,
+}
+
+/// An entry of a directory.
+pub(super) struct Entry {
+    pub(super) name: CString,
+    pub(super) inode: u64,
+    /// Whether it is the directory itself or the one above.
+    pub(super) dots: bool,
+    pub(super) kind: FileType,
+    /// Where the entries behind it begin.
+    pub(super) next: u64,
 }
 
 #[derive(Default)]
@@ -83,6 +104,6 @@ fn handle(node: u64, file: OwnedFd, flags: OFlags) -> Arc<Handle> {
         node,
         file,
         flags,
-        position: Mutex::new(()),
+        listing: Mutex::default(),
     })
 }
