@@ -109,7 +109,7 @@ impl Console {
                 Ok(line)
             }
             Err(RecvTimeoutError::Timeout) => bail!(
-                "nothing came in {} s; the console's end:\n{}",
+                "it was not done after {} s; the console's end:\n{}",
                 self.limit.as_secs(),
                 self.end()
             ),

@@ -1,4 +1,4 @@
-//! The table at the end: medians, spread, and QEMU's time in Capsa's.
+//! The table at the end: medians, their spread, and how often Capsa's time goes into QEMU's.
 
 use crate::measures::{Measure, Unit};
 use crate::peers::Side;
@@ -28,37 +28,61 @@ impl Samples {
             Side::Qemu => &mut self.qemu,
         };
         seconds_of_side.push(seconds);
-        seconds_of_side.sort_by(f64::total_cmp);
+    }
+
+    /// The ratios of the rounds, whose two runs met the same load of this computer.
+    fn ratios(&self) -> Spread {
+        let rounds = self.qemu.iter().zip(&self.capsa);
+        Spread::of(rounds.map(|(qemu, capsa)| qemu / capsa))
     }
 
     /// Median, and least and most.
-    fn cells(&self, seconds: &[f64]) -> String {
-        let rate = |seconds: Option<&f64>| {
-            seconds.map_or_else(String::new, |&s| self.unit.rate(self.amount, s))
-        };
+    fn cells(&self, seconds: &Spread) -> String {
+        let rate = |seconds| self.unit.rate(self.amount, seconds);
         format!(
             "{} | {} to {}",
-            rate(Some(&median(seconds))),
-            rate(seconds.last()),
-            rate(seconds.first())
+            rate(seconds.median),
+            rate(seconds.most),
+            rate(seconds.least)
         )
     }
 }
 
-fn median(sorted: &[f64]) -> f64 {
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+struct Spread {
+    least: f64,
+    median: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(numbers: impl Iterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = numbers.collect();
+        sorted.sort_by(f64::total_cmp);
+        let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
+        Self {
+            least: at(0),
+            median: at(sorted.len() / 2),
+            most: at(sorted.len().saturating_sub(1)),
+        }
+    }
 }
 
 pub(crate) fn print(samples: &[Samples]) {
-    println!("| | capsa | from to | QEMU | from to | ratio |");
-    println!("|---|---|---|---|---|---|");
+    println!("| | capsa | from to | QEMU | from to | ratio | of each round |");
+    println!("|---|---|---|---|---|---|---|");
     for sample in samples.iter().filter(|sample| !sample.capsa.is_empty()) {
+        let capsa = Spread::of(sample.capsa.iter().copied());
+        let qemu = Spread::of(sample.qemu.iter().copied());
+        let ratios = sample.ratios();
         println!(
-            "| {} | {} | {} | {:.2} |",
+            "| {} | {} | {} | {:.2} | {:.2} ({:.2} to {:.2}) |",
             sample.name,
-            sample.cells(&sample.capsa),
-            sample.cells(&sample.qemu),
-            median(&sample.qemu) / median(&sample.capsa)
+            sample.cells(&capsa),
+            sample.cells(&qemu),
+            qemu.median / capsa.median,
+            ratios.median,
+            ratios.least,
+            ratios.most
         );
     }
 }
