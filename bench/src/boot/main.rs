@@ -13,6 +13,8 @@ mod summary;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use capsa_bench::folder::Folder;
+use capsa_bench::monitors::Guest;
 use clap::Parser;
 
 use crate::monitor::Monitor;
@@ -46,30 +48,19 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let folder = guest::Folder::new()?;
-    let initramfs = folder.write_initramfs(&arguments.busybox)?;
+    let folder = Folder::new()?;
+    let initramfs = guest::write_initramfs(&folder, &arguments.busybox)?;
+    let guest = Guest {
+        kernel: &arguments.kernel,
+        initramfs: &initramfs,
+        memory: arguments.memory,
+    };
     let mut monitors = vec![
-        Monitor::capsa(
-            &arguments.capsa,
-            &arguments.kernel,
-            &initramfs,
-            arguments.memory,
-        ),
-        Monitor::qemu_microvm(
-            &arguments.qemu,
-            &arguments.kernel,
-            &initramfs,
-            arguments.memory,
-        ),
+        Monitor::capsa(&arguments.capsa, &guest),
+        Monitor::qemu_microvm(&arguments.qemu, &guest),
     ];
     if let Some(firecracker) = &arguments.firecracker {
-        monitors.push(Monitor::firecracker(
-            firecracker,
-            &arguments.kernel,
-            &initramfs,
-            arguments.memory,
-            &folder,
-        )?);
+        monitors.push(Monitor::firecracker(firecracker, &guest, &folder)?);
     }
     let mut samples: Vec<Samples> = monitors.iter().map(|m| Samples::new(m.name())).collect();
     for round in 0..arguments.rounds {

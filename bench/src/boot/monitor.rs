@@ -8,12 +8,11 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use capsa_bench::folder::Folder;
+use capsa_bench::monitors::{self, Guest, PARAMETERS};
 
-use crate::guest::{Folder, MARK};
+use crate::guest::MARK;
 use crate::memory::{self, Memory};
-
-/// Kernel parameters that every monitor is given.
-const COMMON: &str = "console=ttyS0 quiet panic=-1";
 
 pub(crate) struct Monitor {
     name: &'static str,
@@ -29,77 +28,27 @@ pub(crate) struct Run {
 }
 
 impl Monitor {
-    pub(crate) fn capsa(capsa: &Path, kernel: &Path, initramfs: &Path, memory: u32) -> Self {
-        let command = vec![
-            capsa.into(),
-            "run".into(),
-            "--backend".into(),
-            "kvm".into(),
-            "--cpus".into(),
-            "1".into(),
-            "--memory".into(),
-            format!("{memory}M").into(),
-            "--kernel".into(),
-            kernel.into(),
-            "--initrd".into(),
-            initramfs.into(),
-            "--cmdline".into(),
-            COMMON.into(),
-        ];
-        Self {
-            name: "capsa",
-            command,
-            guest_kib: u64::from(memory) * 1024,
-        }
+    pub(crate) fn capsa(capsa: &Path, guest: &Guest<'_>) -> Self {
+        Self::new("capsa", monitors::capsa(capsa, guest), guest)
     }
 
-    pub(crate) fn qemu_microvm(qemu: &Path, kernel: &Path, initramfs: &Path, memory: u32) -> Self {
-        let mut command: Vec<OsString> = vec![qemu.into()];
-        command.extend(
-            [
-                "-M",
-                "microvm",
-                "-accel",
-                "kvm",
-                "-cpu",
-                "host",
-                "-smp",
-                "1",
-                "-nodefaults",
-                "-no-user-config",
-                "-nographic",
-                "-no-reboot",
-                "-serial",
-                "stdio",
-                "-append",
-            ]
-            .map(OsString::from),
-        );
-        command.push(format!("{COMMON} reboot=t").into());
-        command.extend([OsString::from("-m"), format!("{memory}M").into()]);
-        command.extend([OsString::from("-kernel"), kernel.into()]);
-        command.extend([OsString::from("-initrd"), initramfs.into()]);
-        Self {
-            name: "qemu microvm",
-            command,
-            guest_kib: u64::from(memory) * 1024,
-        }
+    pub(crate) fn qemu_microvm(qemu: &Path, guest: &Guest<'_>) -> Self {
+        Self::new("qemu microvm", monitors::qemu_microvm(qemu, guest), guest)
     }
 
     pub(crate) fn firecracker(
         firecracker: &Path,
-        kernel: &Path,
-        initramfs: &Path,
-        memory: u32,
+        guest: &Guest<'_>,
         folder: &Folder,
     ) -> Result<Self> {
         let config = folder.path("firecracker.json");
         let text = format!(
             r#"{{"boot-source": {{"kernel_image_path": {:?}, "initrd_path": {:?}, "boot_args": {:?}}},
-"drives": [], "machine-config": {{"vcpu_count": 1, "mem_size_mib": {memory}}}}}"#,
-            kernel.display().to_string(),
-            initramfs.display().to_string(),
-            format!("{COMMON} reboot=k pci=off")
+"drives": [], "machine-config": {{"vcpu_count": 1, "mem_size_mib": {}}}}}"#,
+            guest.kernel.display().to_string(),
+            guest.initramfs.display().to_string(),
+            format!("{PARAMETERS} reboot=k pci=off"),
+            guest.memory
         );
         fs::write(&config, text).context("cannot write Firecracker's configuration")?;
         let command = vec![
@@ -108,11 +57,15 @@ impl Monitor {
             "--config-file".into(),
             config.into_os_string(),
         ];
-        Ok(Self {
-            name: "firecracker",
+        Ok(Self::new("firecracker", command, guest))
+    }
+
+    fn new(name: &'static str, command: Vec<OsString>, guest: &Guest<'_>) -> Self {
+        Self {
+            name,
             command,
-            guest_kib: u64::from(memory) * 1024,
-        })
+            guest_kib: u64::from(guest.memory) * 1024,
+        }
     }
 
     pub(crate) fn name(&self) -> &'static str {
