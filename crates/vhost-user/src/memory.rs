@@ -50,7 +50,8 @@ impl AddressTable {
     pub(crate) fn guest_address(&self, user: u64) -> Option<u64> {
         self.0.iter().find_map(|place| {
             let offset = user.checked_sub(place.user)?;
-            (offset < place.size).then_some(place.guest + offset)
+            // Lazily: beyond the region the sum may not fit.
+            (offset < place.size).then(|| place.guest + offset)
         })
     }
 }
@@ -151,6 +152,16 @@ mod tests {
         assert_eq!(table.guest_address(0x6000_0000), Some(0));
         assert_eq!(table.guest_address(0x6000_0000 + MIB), None);
         assert_eq!(table.guest_address(0x5fff_ffff), None);
+        assert_eq!(table.guest_address(u64::MAX), None);
+    }
+
+    #[test]
+    fn address_far_beyond_a_region_at_the_end_of_all_is_in_none() {
+        let last = region(u64::MAX - 2 * MIB, MIB, 0, 0);
+
+        let (_ram, table) = map(&[last], vec![memfd(MIB, SealFlags::SHRINK)]).unwrap();
+
+        assert_eq!(table.guest_address(u64::MAX), None);
     }
 
     #[test]

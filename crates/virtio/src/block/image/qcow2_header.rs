@@ -13,6 +13,9 @@ const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
 const INCOMPATIBLE_KNOWN: u64 = 0b1_1111;
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
+const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
+/// Bytes of one feature's name.
+const FEATURE_NAME: usize = 48;
 const MAX_NAME: usize = 1023;
 
 /// What a qcow2 header says.
@@ -100,29 +103,37 @@ fn backing_name(start: &[u8]) -> Result<Option<String>, &'static str> {
         .map_err(|_| "the backing file's name is not UTF-8")
 }
 
+/// Walks over the header's extensions; gives the backing format's name.
 fn backing_format(start: &[u8], header_length: usize) -> Result<Option<String>, &'static str> {
     let mut at = header_length;
+    let mut name = None;
     loop {
-        // An image without extensions may be cut off here.
         let (Ok(kind), Ok(len)) = (be32(start, at), be32(start, at + 4)) else {
-            return Ok(None);
+            // An image without extensions may be cut off here. Those that nobody has looked at are not for others to read.
+            return match start.len() < HEADER_BYTES {
+                true => Ok(name),
+                false => Err("its header's extensions are longer than 64 KiB"),
+            };
         };
         let len = len as usize;
         match kind {
-            EXTENSION_END => return Ok(None),
+            EXTENSION_END => return Ok(name),
             EXTENSION_BACKING_FORMAT => {
                 let broken = "the backing format's name is broken";
-                let name = start
+                let bytes = start
                     .get(at + 8..)
                     .and_then(|rest| rest.get(..len))
                     .ok_or(broken)?;
-                return String::from_utf8(name.to_vec())
-                    .map(Some)
-                    .map_err(|_| broken);
+                name = Some(String::from_utf8(bytes.to_vec()).map_err(|_| broken)?);
             }
-            // Each step goes on by 8 bytes at least, inside what was read.
-            _ => at = at.saturating_add(8).saturating_add(len.next_multiple_of(8)),
+            // imago 0.2.6 panics at the rest.
+            EXTENSION_FEATURE_NAMES if !len.is_multiple_of(FEATURE_NAME) => {
+                return Err("its table of feature names has a wrong length");
+            }
+            _ => {}
         }
+        // Each step goes on by 8 bytes at least, inside what was read.
+        at = at.saturating_add(8).saturating_add(len.next_multiple_of(8));
     }
 }
 
