@@ -105,6 +105,10 @@ impl Active {
         // Also what was begun before a broken request.
         context.engine.start();
         let progress = progress?;
+        // What the host had in memory is done by now: its answer need not wait for another turn of the loop.
+        if context.engine.has_results() {
+            self.reap(context)?;
+        }
         if let Some(queue) = self.queues.get_mut(usize::from(index)) {
             queue.notify(&ram, &*self.interrupt)?;
         }
@@ -232,20 +236,24 @@ impl Active {
         context: &mut Context<'_>,
     ) -> Result<(), DeviceError> {
         match token {
-            COMPLETION => {
-                let mut done = std::mem::take(&mut self.done);
-                context.engine.reap(&mut done);
-                self.complete(&mut done, context)?;
-                self.done = done;
-                if std::mem::take(&mut self.stalled) {
-                    self.kick_all();
-                }
-            }
+            COMPLETION => self.reap(context)?,
             TIMER => {
                 self.limiter.timer_fired();
                 self.kick_all();
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Answers what is done.
+    fn reap(&mut self, context: &mut Context<'_>) -> Result<(), DeviceError> {
+        let mut done = std::mem::take(&mut self.done);
+        context.engine.reap(&mut done);
+        self.complete(&mut done, context)?;
+        self.done = done;
+        if std::mem::take(&mut self.stalled) {
+            self.kick_all();
         }
         Ok(())
     }

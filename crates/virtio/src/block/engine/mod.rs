@@ -50,7 +50,8 @@ pub(super) type Done = (usize, io::Result<()>);
 
 /// Runs jobs. All of them are done, or waited for, before it is dropped.
 pub(super) trait Engine: Send {
-    /// Takes a job, which may begin only upon [`start`](Self::start).
+    /// Takes a job, which may begin only upon [`start`](Self::start), or be done at once: [`has_results`](Self::has_results)
+    /// tells, and nothing else does.
     fn submit(&mut self, job: Job);
 
     /// Begins what was submitted.
@@ -58,6 +59,11 @@ pub(super) trait Engine: Send {
 
     /// Readable when [`reap`](Self::reap) has something.
     fn completion(&self) -> Arc<OwnedFd>;
+
+    /// Whether [`reap`](Self::reap) has something already, as far as that can be told without a system call.
+    fn has_results(&mut self) -> bool {
+        false
+    }
 
     /// Moves results to `done`. Does not block.
     fn reap(&mut self, done: &mut Vec<Done>);

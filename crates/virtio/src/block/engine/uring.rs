@@ -1,4 +1,5 @@
-//! Requests as io_uring operations on a plain file: one system call begins many, none waits.
+//! Requests as io_uring operations on a plain file: one system call begins many, none waits. Writes to the page cache
+//! are calls on this thread.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -88,9 +89,8 @@ impl Uring {
         if let Some(slot) = self.slots.get_mut(tag) {
             *slot = None;
         }
+        // It is taken without a signal: whoever submits looks at the results next, and so does whoever takes some.
         self.done.push((tag, result));
-        // For results that do not come from the kernel; a needless wake-up otherwise does no harm.
-        signal(&self.completion);
     }
 
     fn completed(&mut self, tag: usize, result: i32) {
@@ -203,10 +203,13 @@ impl Engine for Uring {
         let tag = job.tag;
         let empty = match &job.request {
             Request::Read { data, .. } => data.is_empty(),
-            // Even an empty one may have a flush to come.
-            Request::Write { data, .. } => data.is_empty() && !job.write_through,
+            // With a flush to come, even after an empty one.
+            Request::Write { .. } if job.write_through => false,
             Request::Flush => false,
-            // Rare, and quick on the file systems that support them: on this thread.
+            // Few file systems let the ring write to the page cache at once. On the others a worker of the kernel's writes,
+            // one request of a file after the other, which is this thread's work with two changes of threads more.
+            //
+            // The rest is rare, and quick on the file systems that support it.
             _ => {
                 let result = perform(&*self.backend, &job.request, &job.ram, job.write_through);
                 return self.finish(tag, result);
@@ -244,6 +247,10 @@ impl Engine for Uring {
 
     fn completion(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.completion)
+    }
+
+    fn has_results(&mut self) -> bool {
+        !self.done.is_empty() || !self.ring.completion().is_empty()
     }
 
     fn reap(&mut self, done: &mut Vec<Done>) {
