@@ -25,6 +25,8 @@ const PYTHON: &str = "/usr/bin/python3";
 const GIT: &str = "/usr/bin/git";
 const POSIX: &str = include_str!("support/posix.py");
 const STORM: &str = include_str!("support/metadata_storm.py");
+/// Files of the storm; another number with `CAPSA_SOAK_FILES`.
+const FILES: u64 = 20_000;
 /// More than the guest knows at once of the storm's files; each takes a descriptor of the share's process.
 const KNOWN_FILES: u64 = 30_000;
 /// What stress-ng does, each by one of its workers.
@@ -215,11 +217,12 @@ async fn git_works_in_a_share_and_finds_its_repository_sound() {
 async fn twenty_thousand_files_are_made_found_renamed_and_deleted() {
     let shared = tempfile::tempdir().unwrap();
     let local = tempfile::tempdir().unwrap();
+    let files = std::env::var("CAPSA_SOAK_FILES").map_or(FILES, |text| text.parse().unwrap());
+    let directories = (files / 100).to_string();
     let script = local.path().join("storm.py");
     fs::write(&script, STORM).unwrap();
     let sandbox = sandbox(shared.path(), OwnerMapping::Mapped).await;
-    let files = sandbox.files();
-    files.write("/tmp/storm.py", STORM).await.unwrap();
+    sandbox.files().write("/tmp/storm.py", STORM).await.unwrap();
 
     let limit = getrlimit(Resource::Nofile).maximum;
     let forget = if limit.is_some_and(|limit| limit < KNOWN_FILES) {
@@ -231,16 +234,17 @@ async fn twenty_thousand_files_are_made_found_renamed_and_deleted() {
 
     let told = guest(
         &sandbox,
-        &format!("{PYTHON} /tmp/storm.py {SHARE} build {forget}"),
+        &format!("{PYTHON} /tmp/storm.py {SHARE} build {directories} {forget}"),
     )
     .await;
     print!("{told}");
     // The host finds the same as the guest says it has left.
-    let found = host(PYTHON, &[text(&script), text(shared.path()), "check"]);
+    let check = [text(&script), text(shared.path()), "check", &directories];
+    let found = host(PYTHON, &check);
     print!("on the host: {found}");
     let told = guest(
         &sandbox,
-        &format!("{PYTHON} /tmp/storm.py {SHARE} delete {forget}"),
+        &format!("{PYTHON} /tmp/storm.py {SHARE} delete {directories} {forget}"),
     )
     .await;
     print!("{told}");

@@ -1,10 +1,11 @@
-"""What a large build does to a directory: storm.py DIRECTORY build|check|delete [forget].
+"""What a large build does to a directory: storm.py DIRECTORY build|check|delete DIRECTORIES [forget].
 
-With `forget` the kernel drops what it knows of files now and then.
+DIRECTORIES are those that it makes, of a hundred files each. With `forget` the kernel drops what it knows of files now
+and then.
 """
 import os, shutil, sys, time
 
-DIRECTORIES, FILES = 200, 100
+DIRECTORIES, FILES = int(sys.argv[3]), 100
 begun = time.monotonic()
 
 
@@ -21,7 +22,7 @@ def content(directory, file):
 def directories():
     for directory in range(DIRECTORIES):
         yield directory
-        if "forget" in sys.argv[3:] and directory % 50 == 49:
+        if "forget" in sys.argv[4:] and directory % 50 == 49:
             with open("/proc/sys/vm/drop_caches", "w") as drop:
                 drop.write("2")
 
