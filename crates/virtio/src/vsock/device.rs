@@ -281,10 +281,13 @@ impl VirtioDevice for Vsock {
         } else {
             self.stream_event(token, readiness);
         }
-        match &mut self.active {
-            Some(active) => active.pump(&self.metrics),
-            None => Ok(()),
+        if let Some(active) = &mut self.active {
+            active.pump(&self.metrics)?;
+            if token != REQUESTS {
+                active.settle(token);
+            }
         }
+        Ok(())
     }
 
     fn queue_states(&self) -> Vec<QueueState> {

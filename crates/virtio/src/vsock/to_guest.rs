@@ -104,7 +104,11 @@ impl Active {
             chains.push(chain);
         }
         let mut left = match connection.read(&buffers) {
-            Read::Data(count) => count as u32,
+            Read::Data(count) => {
+                // Less than there was room for: it is empty, and its watch tells when it is no more.
+                connection.wishes.read = count == buffers.len();
+                count as u32
+            }
             Read::Empty | Read::Ended => {
                 connection.wishes.read = false;
                 0
@@ -153,7 +157,7 @@ impl Active {
         self.table.list(slot);
     }
 
-    /// The host side of a connection has something to say.
+    /// The host side of a connection has something to say. [`settle`](Self::settle) it after a [`pump`](Self::pump).
     pub(super) fn stream_event(&mut self, slot: u32, readiness: Readiness) {
         let Some(connection) = self.table.get(slot) else {
             return;
@@ -166,6 +170,11 @@ impl Active {
         } else if readiness.readable && connection.is_readable() {
             connection.wishes.read = true;
         }
-        self.settle(slot);
+        // What is watched is settled when this was dealt with: most often it is the same as before.
+        if connection.is_finished() {
+            self.table.remove(slot);
+        } else {
+            self.table.list(slot);
+        }
     }
 }
