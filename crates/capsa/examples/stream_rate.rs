@@ -19,7 +19,7 @@ async fn main() -> Result<()> {
     let sandbox = Capsa::sandbox().memory_mib(512).create().await?;
     println!("{} MiB, {} rounds, {:?}", MIB, ROUNDS, sandbox.backend());
     let made = sandbox
-        .shell(&format!("head -c {MIB}M /dev/zero > /tmp/big"))
+        .shell(&format!("head -c {} /dev/zero > /tmp/big", MIB << 20))
         .await?;
     if made.status.code() != Some(0) {
         return Err("the guest cannot make its file".into());
