@@ -35,7 +35,7 @@ const MESSAGES: &[Rule] = &[
     allow(SYS_ppoll),
     // Kicks and calls never make a device wait
     allow_when(SYS_ioctl, &[Is(1, FIONBIO as u32)]),
-    // A thread that ends asks what its stack is
+    // `abort` takes handlers away
     allow(SYS_rt_sigaction),
 ];
 

@@ -48,8 +48,8 @@ impl Server {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if listing.next != offset {
-            listing.ahead.clear();
             rustix::fs::seek(&handle.file, SeekFrom::Start(offset))?;
+            listing.ahead.clear();
             listing.next = offset;
         }
         loop {
@@ -63,11 +63,15 @@ impl Server {
             let Some(entry) = listing.ahead.pop_front() else {
                 break;
             };
+            let given = list.out.len();
             if !self.list(&mut list, &entry, &node)? {
                 listing.ahead.push_front(entry);
                 break;
             }
-            listing.next = entry.next;
+            // The guest knows nothing of one that is left out.
+            if list.out.len() > given {
+                listing.next = entry.next;
+            }
         }
         Ok(Reply::Data(list.out))
     }
